@@ -1,0 +1,1 @@
+"""lis_kernel: give any LLM a computer, inside Jupyter."""

@@ -1,0 +1,55 @@
+"""One background event loop for the few verbs that also have a sync face.
+
+`run_sync(coro)` works in a script, in a thread and under Jupyter's running loop, because the
+coroutine runs on a loop of ours; sockets and HTTP clients stay on the loop that made them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import threading
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+_lock = threading.Lock()
+_loop: asyncio.AbstractEventLoop | None = None
+
+
+def _background_loop() -> asyncio.AbstractEventLoop:
+    global _loop
+    with _lock:
+        if _loop is None or _loop.is_closed():
+            _loop = asyncio.new_event_loop()
+            thread = threading.Thread(target=_loop.run_forever, name="lis-loop", daemon=True)
+            thread.start()
+        return _loop
+
+
+def run_sync(coro: Coroutine[Any, Any, T]) -> T:
+    """Run `coro` on the background loop and wait for its result.
+
+    A KeyboardInterrupt cancels the coroutine, waits until it has cleaned up, then goes on up.
+
+    Raises:
+        RuntimeError: called from the background loop itself, which would wait for itself.
+    """
+    loop = _background_loop()
+    try:
+        running = asyncio.get_running_loop()
+    except RuntimeError:
+        running = None
+    if running is loop:
+        coro.close()
+        raise RuntimeError("run_sync was called from lis_kernel's own loop; await the coroutine")
+    future = asyncio.run_coroutine_threadsafe(coro, loop)
+    try:
+        return future.result()
+    except KeyboardInterrupt:
+        future.cancel()
+        concurrent.futures.wait([future], timeout=15)
+        if future.done() and not future.cancelled() and future.exception() is None:
+            return future.result()  # it closed down cleanly and still has something to say
+        raise

@@ -1,0 +1,88 @@
+"""What a run is asked to be: one resolved `RunConfig`, saved in the trajectory as it is.
+
+Built by `cli.py` or `lis.run()`; read by `agent/loop.py`. Secrets are never values here: a model
+config holds the *name* of the environment variable that holds its key.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = ["Budget", "Limits", "ModelConfig", "RunConfig", "SandboxConfig"]
+
+
+class Config(BaseModel):
+    """Base of the settings: unknown names are refused, not ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelConfig(Config):
+    """Which model answers, and how it is asked."""
+
+    name: str
+    """`anthropic/<model>`, `openai/<model>`, `local/<name>` or `scripted:<file>`."""
+    base_url: str | None = None
+    """An OpenAI- or Anthropic-compatible server; None is the provider's own."""
+    api_key_env: str | None = None
+    """Name of the environment variable with the key; None takes the provider's usual one."""
+    temperature: float | None = None
+    extra_body: dict[str, Any] = Field(default_factory=dict)
+    """Sent as it is with every request (top_p, top_k, chat_template_kwargs, thinking …)."""
+    max_output_tokens: int | None = Field(default=None, gt=0)
+    """Bound of one reply, in tokens; None takes the client's default for the model."""
+    context_window: int | None = Field(default=None, gt=0)
+    """Tokens of prompt and reply; None takes what is known of the model."""
+    prices: tuple[float, float] | None = None
+    """USD per million input and output tokens; None looks the model up."""
+    timeout: float = Field(default=600.0, gt=0)
+    """Seconds until a request that says nothing is given up."""
+    retries: int = Field(default=4, ge=0)
+    """Retries of the SDK for 429, 5xx, time-outs and broken connections."""
+
+
+class Limits(Config):
+    """Bounds of the sandbox and of one cell."""
+
+    cell_seconds: float = Field(default=120.0, gt=0)
+    """A cell that runs longer is interrupted; then its command, at last its kernel, is killed."""
+    grace_seconds: float = Field(default=5.0, gt=0)
+    """From the interrupt to the kernel's restart."""
+    output_bytes: int = Field(default=1_000_000, ge=10_000)
+    """Most that a cell's outputs may take in the notebook; the rest lies in a sandbox file."""
+    spill_bytes: int = Field(default=256_000_000, ge=0)
+    """Most of one stream that is kept in the sandbox file."""
+    collect_bytes: int = Field(default=1_000_000_000, ge=0)
+    """Most that is copied out of /testbed/output."""
+
+
+class Budget(Config):
+    """Bounds of the run; each has a stop reason of its own."""
+
+    turns: int = Field(default=100, gt=0)
+    tokens: int | None = Field(default=None, gt=0)
+    """Prompt and reply tokens, summed over all turns."""
+    cost_usd: float | None = Field(default=None, gt=0)
+    seconds: float | None = Field(default=None, gt=0)
+    """Wall clock of the whole run."""
+
+
+class SandboxConfig(Config):
+    """Which box."""
+
+    backend: str = "bubblewrap"
+
+
+class RunConfig(Config):
+    """Everything that decides how a run goes; rides in the notebook's metadata."""
+
+    model: ModelConfig
+    sandbox: SandboxConfig = SandboxConfig()
+    limits: Limits = Limits()
+    budget: Budget = Budget()
+    tools: Literal["paper", "notebook"] = "notebook"
+    """`paper`: execute_bash, str_replace_editor, submit. `notebook`: execute_python as well."""
+    protocol: Literal["tools", "blocks"] | None = None
+    """Native tool calls or code blocks; None takes the model's default."""

@@ -1,0 +1,144 @@
+"""The seams, on one screen: who is called, by whom, and when.
+
+A backend, a model or a tool of your own needs only to fit one of these; register it under an
+entry-point group (`lis_kernel.sandboxes`, `.models`, `.tools`) or name it by its dotted path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from lis_kernel.types import CellResult, Message, Observation, Reply, ToolSpec
+
+__all__ = ["KernelProcess", "Model", "OnText", "Sandbox", "Tool"]
+
+OnText = Callable[[Literal["text", "reasoning"], str], None]
+"""Called with each piece of a reply as it streams: its channel and the new text."""
+
+
+@runtime_checkable
+class Model(Protocol):
+    """Something that answers a conversation. Called by `agent.loop`, once a turn."""
+
+    name: str
+    """As the user names it, e.g. `anthropic/<model>`."""
+
+    provider: str
+    """Who writes `Reply.raw`; raw messages are replayed only to the same provider."""
+
+    context_window: int
+    """Tokens of prompt and answer together."""
+
+    default_protocol: Literal["tools", "blocks"]
+    """Native tool calls, or code blocks in plain text."""
+
+    async def generate(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[ToolSpec],
+        *,
+        max_tokens: int | None = None,
+        on_text: OnText | None = None,
+    ) -> Reply:
+        """Answer `messages`; `tools` is empty under the code-block protocol.
+
+        Called once a turn. `max_tokens` bounds the reply; None leaves the model's own default.
+
+        Raises:
+            ModelAuth, RateLimited, ContextOverflow, ModelUnavailable: after the SDK's retries.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Close connections. Called once, when the run is over."""
+        ...
+
+
+@runtime_checkable
+class KernelProcess(Protocol):
+    """A kernel running in a sandbox. Held by `kernel.session`."""
+
+    connection_info: dict[str, Any]
+    """As in a Jupyter connection file: transport, ip, ports, key."""
+
+    async def wait(self) -> int:
+        """Wait for the process to end; its exit status."""
+        ...
+
+    @property
+    def alive(self) -> bool: ...
+
+    def kill(self) -> None:
+        """End it and everything under it now. Must not block and may be called twice."""
+        ...
+
+
+@runtime_checkable
+class Sandbox(Protocol):
+    """Isolation: where processes run. Made by `agent.loop` through the registry, once a run."""
+
+    backend: str
+
+    async def start(self) -> None:
+        """Prepare the box. Raises SandboxUnavailable with what to install or set."""
+        ...
+
+    async def launch_kernel(self) -> KernelProcess:
+        """Start a kernel in the box and return when it is ready. Called at start and at restart.
+
+        Raises:
+            StartTimeout, SandboxError
+        """
+        ...
+
+    def put(self, source: Path, target: str) -> None:
+        """Copy a host file or folder to the absolute path `target` of the box."""
+        ...
+
+    def read(self, path: str, limit: int) -> bytes | None:
+        """At most `limit` bytes of a regular file of the box, or None if there is none.
+
+        Never follows a symlink, never opens a device or fifo.
+        """
+        ...
+
+    def collect(self, path: str, target: Path, limit: int) -> tuple[list[str], list[str]]:
+        """Copy the tree under `path` of the box to the host folder `target`.
+
+        Returns the relative names taken, and one sentence for each thing refused (symlinks,
+        devices, more than `limit` bytes in all).
+        """
+        ...
+
+    def describe(self) -> Mapping[str, Any]:
+        """What the box is made of, for the record: backend, image digest, packages, limits."""
+        ...
+
+    async def stop(self) -> None:
+        """End every process and remove every trace. May be called twice, and after a failure."""
+        ...
+
+    def cleanup(self) -> None:
+        """The synchronous last resort behind `stop`, called at interpreter exit."""
+        ...
+
+
+@runtime_checkable
+class Tool(Protocol):
+    """Two pure functions. A tool never holds a kernel. Called by `agent.loop`, once a call."""
+
+    spec: ToolSpec
+
+    def to_cell(self, arguments: Mapping[str, Any]) -> str:
+        """Source of the cell that carries out the call.
+
+        Raises:
+            ToolError: the arguments do not fit; the text is shown to the model.
+        """
+        ...
+
+    def to_observation(self, result: CellResult) -> Observation:
+        """What the model is shown. Must depend on `result` alone."""
+        ...

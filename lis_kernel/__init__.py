@@ -1,1 +1,60 @@
-"""lis_kernel: give any LLM a computer, inside Jupyter."""
+"""lis_kernel: give any LLM a computer, inside Jupyter.
+
+    import lis_kernel as lis
+    traj = lis.run("Which of these CSVs hold duplicate rows? Fix them.", files=["data/"])
+
+The names below are the public face; they are loaded when first used, so that the import is quick.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lis_kernel.agent import Agent
+    from lis_kernel.api import load, run
+    from lis_kernel.config import Budget, Limits, ModelConfig, RunConfig, SandboxConfig
+    from lis_kernel.protocols import Model, Sandbox, Tool
+    from lis_kernel.trajectory import Trajectory, Turn
+    from lis_kernel.types import Observation, StopReason, Task, ToolCall
+
+__all__ = [
+    "Agent",
+    "Budget",
+    "Limits",
+    "Model",
+    "ModelConfig",
+    "Observation",
+    "RunConfig",
+    "Sandbox",
+    "SandboxConfig",
+    "StopReason",
+    "Task",
+    "Tool",
+    "ToolCall",
+    "Trajectory",
+    "Turn",
+    "load",
+    "run",
+]
+
+_HOMES = {
+    "lis_kernel.agent": ["Agent"],
+    "lis_kernel.api": ["load", "run"],
+    "lis_kernel.config": ["Budget", "Limits", "ModelConfig", "RunConfig", "SandboxConfig"],
+    "lis_kernel.protocols": ["Model", "Sandbox", "Tool"],
+    "lis_kernel.trajectory": ["Trajectory", "Turn"],
+    "lis_kernel.types": ["Observation", "StopReason", "Task", "ToolCall"],
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

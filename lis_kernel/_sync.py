@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -28,10 +28,14 @@ def _background_loop() -> asyncio.AbstractEventLoop:
         return _loop
 
 
-def run_sync(coro: Coroutine[Any, Any, T]) -> T:
+def run_sync(
+    coro: Coroutine[Any, Any, T], on_interrupt: Callable[[], None] | None = None
+) -> T:
     """Run `coro` on the background loop and wait for its result.
 
-    A KeyboardInterrupt cancels the coroutine, waits until it has cleaned up, then goes on up.
+    A KeyboardInterrupt calls `on_interrupt` on that loop, which should let the coroutine end by
+    itself, and waits on; without it, or the second time, the coroutine is cancelled and the
+    interrupt goes on up once it has cleaned up.
 
     Raises:
         RuntimeError: called from the background loop itself, which would wait for itself.
@@ -46,10 +50,14 @@ def run_sync(coro: Coroutine[Any, Any, T]) -> T:
         raise RuntimeError("run_sync was called from lis_kernel's own loop; await the coroutine")
     future = asyncio.run_coroutine_threadsafe(coro, loop)
     try:
-        return future.result()
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            if on_interrupt is None:
+                raise
+            loop.call_soon_threadsafe(on_interrupt)
+            return future.result()
     except KeyboardInterrupt:
         future.cancel()
         concurrent.futures.wait([future], timeout=15)
-        if future.done() and not future.cancelled() and future.exception() is None:
-            return future.result()  # it closed down cleanly and still has something to say
         raise

@@ -6,11 +6,19 @@ config holds the *name* of the environment variable that holds its key.
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any, Literal
 
+from platformdirs import user_data_path
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["Budget", "Limits", "ModelConfig", "RunConfig", "SandboxConfig"]
+__all__ = ["Budget", "Limits", "ModelConfig", "RunConfig", "SandboxConfig", "data_dir"]
+
+
+def data_dir() -> Path:
+    """Where weights and sandbox images are kept; `LIS_DATA_DIR` moves it."""
+    return Path(os.environ.get("LIS_DATA_DIR") or user_data_path("lis_kernel"))
 
 
 class Config(BaseModel):

@@ -7,8 +7,8 @@ cell gave; an `Observation` is what the model is shown of that.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -22,6 +22,7 @@ __all__ = [
     "Reply",
     "StopReason",
     "SystemMessage",
+    "Task",
     "ToolCall",
     "ToolMessage",
     "ToolResult",
@@ -182,6 +183,16 @@ class ToolMessage(Value):
 Message = SystemMessage | UserMessage | AssistantMessage | ToolMessage
 
 
+class Task(Value):
+    """What is asked.
+
+    `files` are host paths; each appears under its own name in the sandbox's /testbed/input.
+    """
+
+    prompt: str = Field(min_length=1)
+    files: tuple[Path, ...] = ()
+
+
 class CellResult(Value):
     """What running one cell gave.
 
@@ -208,14 +219,3 @@ class Observation(Value):
     exit_code: int | None = None
     truncated: bool = False
     done: bool = False
-
-
-def final_text(messages: Sequence[Message]) -> str:
-    """The last assistant text of a conversation, or an empty string."""
-    for message in reversed(messages):
-        if isinstance(message, AssistantMessage):
-            return message.text
-    return ""
-
-
-JSONObject = Mapping[str, Any]

@@ -1,0 +1,511 @@
+"""The loop: task in, trajectory out. Everything else on the main path is called from here.
+
+    task → model → tool call → cell (saved) → kernel → outputs → observation (saved) → model …
+
+A run always ends with a `StopReason` and a closed notebook, whatever fails: the model's failures
+and the sandbox's are reasons of their own and never look like an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from lis_kernel import registry
+from lis_kernel.agent import events
+from lis_kernel.agent.budget import Meter
+from lis_kernel.agent.context import Context
+from lis_kernel.agent.prompts import PROMPT_VERSION, first_messages
+from lis_kernel.agent.workspace import RunFolder, check_files
+from lis_kernel.config import RunConfig
+from lis_kernel.errors import (
+    ConfigError,
+    ContextOverflow,
+    KernelError,
+    ModelError,
+    SandboxError,
+    ToolError,
+)
+from lis_kernel.kernel.outputs import clean_text
+from lis_kernel.kernel.session import KernelSession
+from lis_kernel.models import make_model
+from lis_kernel.protocols import Model, Sandbox
+from lis_kernel.tools import calls, observation
+from lis_kernel.tools.blocks import parse_blocks
+from lis_kernel.tools.toolset import toolset
+from lis_kernel.trajectory import Recorder, Trajectory
+from lis_kernel.trajectory.notebook import KEY, code_cell, markdown_cell
+from lis_kernel.types import (
+    AssistantMessage,
+    CellResult,
+    Observation,
+    RawCall,
+    Reply,
+    StopReason,
+    Task,
+    ToolCall,
+    ToolMessage,
+    ToolResult,
+    UserMessage,
+)
+
+__all__ = ["Agent"]
+
+log = logging.getLogger(__name__)
+
+ANSWER_FILES = ("/testbed/output/answer.txt", "/testbed/answer.txt")
+ANSWER_BYTES = 1_000_000
+SETUP = ("workspace.py", "shell.py", "editor.py", "submit.py")
+"""Guest files whose text is the setup cell: after it, every cell runs in a stock kernel too."""
+
+
+class Agent:
+    """A model at work in a sandbox.
+
+    Args:
+        config: everything that decides how the run goes.
+        out: folder under which each run gets a folder of its own.
+        model: a model to use instead of the one that `config` names; the caller closes it.
+        on_event: told what happens, see `agent/events.py`.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        *,
+        out: Path | str = "runs",
+        model: Model | None = None,
+        on_event: events.OnEvent = lambda _: None,
+    ) -> None:
+        self.config = config
+        self.out = Path(out)
+        self._given = model
+        self._tell = on_event
+        self._work: asyncio.Task[StopReason] | None = None
+        self._stopped = False
+
+    def stop(self) -> None:
+        """End the run soon with `interrupted`; call it from the run's own event loop."""
+        self._stopped = True
+        if self._work is not None:
+            self._work.cancel()
+
+    async def arun(self, task: Task) -> Trajectory:
+        """Run `task` to its end.
+
+        Raises:
+            ConfigError: a setting or a file of the task is wrong; nothing was started.
+            CancelledError: the caller gave up; the notebook is closed and the sandbox gone.
+        """
+        check_files(task.files)
+        model = self._given or make_model(self.config.model)
+        sandbox = registry.load(registry.SANDBOXES, self.config.sandbox.backend, "--backend")(
+            self.config.sandbox,
+            self.config.limits,
+            caps={
+                "spill_lines": observation.HEAD_LINES + observation.TAIL_LINES,
+                "spill_chars": observation.STREAM_CHARS,
+            },
+            say=lambda text: self._tell(events.Note(text)),
+        )
+        run = _Run(self, task, model, sandbox)
+        try:
+            return await run.carry_out()
+        finally:
+            if self._given is None:
+                await model.aclose()
+
+
+class _Run:
+    """One run's state. Made and used by `Agent.arun` alone."""
+
+    def __init__(self, agent: Agent, task: Task, model: Model, sandbox: Sandbox) -> None:
+        self.agent = agent
+        self.config = agent.config
+        self.task = task
+        self.model = model
+        self.sandbox = sandbox
+        self.tell = agent._tell
+        self.tools = toolset(self.config.tools)
+        self.protocol = self.config.protocol or model.default_protocol
+        self.meter = Meter(self.config.budget)
+        self.session = KernelSession(sandbox, self.config.limits, setup_source())
+        self.folder = RunFolder(agent.out, task.prompt)
+        self.recorder = Recorder(self.folder.notebook, self._metadata())
+        self.call_ids: set[str] = set()
+
+    def _metadata(self) -> dict[str, Any]:
+        return {
+            "version": version("lis-kernel"),
+            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "task": {
+                "prompt": clean_text(self.task.prompt),
+                "files": [path.name for path in self.task.files],
+            },
+            "config": self.config.model_dump(mode="json"),
+            "protocol": self.protocol,
+            "prompt_version": PROMPT_VERSION,
+            "observation_version": observation.OBSERVATION_VERSION,
+        }
+
+    # -- the whole run -----------------------------------------------------------------------
+
+    async def carry_out(self) -> Trajectory:
+        started = time.monotonic()
+        self.tell(events.RunStarted(self.folder.notebook, self.task, self.config))
+        self.recorder.save()
+        work = self.agent._work = asyncio.create_task(self._work())
+        cancelled: asyncio.CancelledError | None = None
+        if self.agent._stopped:
+            work.cancel()
+        try:
+            done, _ = await asyncio.wait({work}, timeout=self.config.budget.seconds)
+            late = not done
+        except asyncio.CancelledError as error:
+            cancelled, late = error, False
+        if not work.done():
+            work.cancel()
+            await asyncio.wait({work})
+        reason, detail = self._outcome(work, late)
+        answer, files, refused = await asyncio.to_thread(self._take_out)
+        with contextlib.suppress(Exception):
+            await self.session.close()
+        await self.sandbox.stop()
+        self._close(reason, detail, answer, files, refused, time.monotonic() - started)
+        self.tell(events.RunEnded(reason, detail, answer, self.folder.notebook))
+        if cancelled is not None:
+            raise cancelled
+        if isinstance(error := _exception(work), ConfigError):
+            raise error
+        return Trajectory(self.folder.notebook, self.recorder.notebook)
+
+    def _outcome(self, work: asyncio.Task[StopReason], late: bool) -> tuple[StopReason, str]:
+        """Why the work ended, and a sentence about it."""
+        error = _exception(work)
+        if error is None:
+            return work.result(), ""
+        if isinstance(error, asyncio.CancelledError):
+            if late:
+                return StopReason.TIMEOUT, f"more than {self.config.budget.seconds} seconds"
+            return StopReason.INTERRUPTED, ""
+        if isinstance(error, ContextOverflow):
+            return StopReason.CONTEXT_WINDOW, str(error)
+        if isinstance(error, ModelError | ConfigError):
+            return StopReason.MODEL_ERROR, str(error)
+        if isinstance(error, SandboxError | KernelError):
+            lost = self.meter.turns > 0
+            return StopReason.SANDBOX_LOST if lost else StopReason.SANDBOX_ERROR, str(error)
+        log.error("the run failed", exc_info=error)
+        return StopReason.SANDBOX_ERROR, f"{type(error).__name__}: {error}"
+
+    def _take_out(self) -> tuple[str | None, list[str], list[str]]:
+        """Answer and files, with the sandbox's processes still there."""
+        try:
+            found = (self.sandbox.read(path, ANSWER_BYTES) for path in ANSWER_FILES)
+            data = next((data for data in found if data and data.strip()), None)
+            answer = None if data is None else data.decode("utf-8", "replace").rstrip("\r\n")
+            files, refused = self.sandbox.collect(
+                "/testbed/output", self.folder.files, self.config.limits.collect_bytes
+            )
+        except (SandboxError, OSError) as error:
+            log.debug("nothing could be taken out: %s", error)
+            return None, [], []
+        for sentence in refused:
+            self.tell(events.Note(f"not taken out: {sentence}"))
+        return answer, files, refused
+
+    def _close(
+        self,
+        reason: StopReason,
+        detail: str,
+        answer: str | None,
+        files: list[str],
+        refused: list[str],
+        seconds: float,
+    ) -> None:
+        usage = self.meter.usage
+        said = f"**{reason.value.replace('_', ' ').capitalize()}** after {self.meter.turns} turns"
+        lines = [
+            f"{said}, {usage.total_tokens} tokens, {seconds:.1f} s. {detail}".strip(),
+            *([f"Answer:\n\n```text\n{answer[:2000]}\n```"] if answer is not None else []),
+            *([f"Files: {', '.join(f'`{name}`' for name in files[:50])}"] if files else []),
+            *(["Not taken out:\n\n" + "\n".join(f"- {line}" for line in refused[:50])] * bool(refused)),
+        ]
+        name = self.recorder.new_id("outcome")
+        self.recorder.add(markdown_cell(name, "\n\n".join(lines), ["lis-outcome"], kind="outcome"))
+        self.recorder.close(
+            stop_reason=reason.value,
+            detail=clean_text(detail),
+            answer=answer,
+            files=files,
+            refused=refused,
+            usage=usage.model_dump(),
+            turns=self.meter.turns,
+            seconds=seconds,
+        )
+
+    # -- start -------------------------------------------------------------------------------
+
+    async def _work(self) -> StopReason:
+        try:
+            await self.sandbox.start()
+        finally:
+            messages = self._open_notebook()
+        for path in self.task.files:
+            await asyncio.to_thread(self.sandbox.put, path, f"/testbed/input/{path.name}")
+        setup = code_cell("setup", setup_source(), ["lis-setup"], folded=True, kind="setup")
+        self.recorder.begin(setup)
+        result = await self.session.start()
+        setup["execution_count"] = result.execution_count
+        self.recorder.finish(seconds=result.seconds, status=result.status)
+        specs = [tool.spec for tool in self.tools.values()] if self.protocol == "tools" else []
+        window = self.config.model.context_window or self.model.context_window
+        context = Context(
+            messages,
+            self.protocol,
+            window=window,
+            reply_tokens=min(self.config.model.max_output_tokens or 4096, window // 4),
+            overhead=sum(len(json.dumps(spec.model_dump())) for spec in specs),
+        )
+        while (reason := self.meter.exceeded()) is None:
+            reply = await self._ask(context, specs)
+            if await self._act(context, reply):
+                return StopReason.SUBMITTED
+        return reason
+
+    def _open_notebook(self) -> list[Any]:
+        facts = dict(self.sandbox.describe())
+        self.recorder.notebook["metadata"][KEY]["sandbox"] = facts
+        messages = first_messages(
+            self.task,
+            self.protocol,
+            testbed=str(facts.get("testbed", "/testbed")),
+            network=str(facts.get("network", "none")),
+        )
+        for n, message in enumerate(messages):
+            last = n == len(messages) - 1
+            kind = "task" if last else "system" if message.role == "system" else "example"
+            name = self.recorder.new_id(kind)
+            text = clean_text(message.text)
+            cell = markdown_cell(name, text, [f"lis-{kind}"], kind=kind, role=message.role)
+            if not last:
+                cell["metadata"]["jupyter"] = {"source_hidden": True}
+            self.recorder.add(cell)
+        self.recorder.new_id("setup")
+        return messages
+
+    # -- one turn ----------------------------------------------------------------------------
+
+    async def _ask(self, context: Context, specs: list[Any]) -> Reply:
+        """One model call, retried with a shorter conversation when the provider asks for that."""
+        turn = self.meter.turns + 1
+        self.tell(events.TurnStarted(turn))
+        dropped: list[str] = []
+        for attempt in range(3):
+            prompt, newly = context.prompt()
+            dropped += newly
+            started = time.monotonic()
+            try:
+                reply = await self.model.generate(
+                    prompt,
+                    specs,
+                    max_tokens=self.config.model.max_output_tokens,
+                    on_text=lambda channel, text: self.tell(events.TextStreamed(channel, text)),
+                )
+                break
+            except ContextOverflow:
+                if attempt == 2:
+                    raise
+                context.shrink()
+        reply = Reply.model_validate(_cleaned(reply.model_dump(mode="json")))
+        reply = reply.model_copy(update={"seconds": time.monotonic() - started})
+        context.calibrate(reply.usage.input_tokens)
+        self.meter.add(reply.usage)
+        self.tell(events.ReplyFinished(reply, self.meter.usage))
+        ours = {"kind": "turn", "turn": turn, "reply": reply.model_dump(mode="json")}
+        if dropped:
+            ours["dropped"] = dropped
+        name = self.recorder.new_id(f"turn-{turn}")
+        self.recorder.add(markdown_cell(name, _turn_text(turn, reply), ["lis-turn"], **ours))
+        return reply
+
+    async def _act(self, context: Context, reply: Reply) -> bool:
+        """Carry out a reply's calls and answer every one of them; True once one submitted."""
+        text, raws = reply.text, list(reply.calls)
+        if self.protocol == "blocks":
+            raws, text = parse_blocks(reply.text, self.meter.turns, self.tools)
+        raws = self._with_unique_ids(raws)
+        unchanged = text == reply.text and tuple(raws) == reply.calls
+        context.add(
+            AssistantMessage(
+                text=text,
+                reasoning=reply.reasoning,
+                calls=tuple(raws) if self.protocol == "tools" else (),
+                raw=reply.raw if unchanged else {},
+                provider=self.model.provider,
+            )
+        )
+        if not raws:
+            self._nudge(context, reply)
+            return False
+        results: list[ToolResult] = []
+        done = False
+        for raw in raws:
+            if done:
+                results.append(_result(raw, "Not run: the task had been submitted.", True))
+                continue
+            seen = await self._call(raw, context)
+            done = done or seen.done
+            results.append(_result(raw, seen.text, seen.is_error))
+        if not done and (hint := self.meter.hint()):
+            last = results[-1]
+            results[-1] = last.model_copy(update={"text": f"{last.text}\n{hint}"})
+        context.add(ToolMessage(results=tuple(results)))
+        return done
+
+    def _with_unique_ids(self, raws: list[RawCall]) -> list[RawCall]:
+        """Every call id of a conversation must differ; some servers number each reply from 0."""
+        unique = []
+        for n, raw in enumerate(raws):
+            name = raw.id or f"call_{self.meter.turns}_{n}"
+            while name in self.call_ids:
+                name = f"{name}_{self.meter.turns}"
+            self.call_ids.add(name)
+            unique.append(raw if name == raw.id else raw.model_copy(update={"id": name}))
+        return unique
+
+    def _nudge(self, context: Context, reply: Reply) -> None:
+        """The reply held no call: say what is expected. The turn counts."""
+        if reply.finish == "length":
+            text = "Your reply was cut off at its length limit before any action. Be shorter."
+        elif self.protocol == "blocks":
+            text = (
+                "No code block was found. Write one ```python or ```bash block, "
+                "or a ```submit block with the final answer."
+            )
+        else:
+            text = (
+                "No tool was called, so nothing happened. Go on by calling a tool; "
+                "when the task is done, write the result to /testbed/output and call `submit`."
+            )
+        if hint := self.meter.hint():
+            text += f"\n{hint}"
+        name = self.recorder.new_id(f"nudge-{self.meter.turns}")
+        cell = markdown_cell(name, text, ["lis-nudge"], kind="nudge", turn=self.meter.turns)
+        self.recorder.add(cell)
+        self.tell(events.Note("the reply held no action"))
+        context.add(UserMessage(text=text))
+
+    async def _call(self, raw: RawCall, context: Context) -> Observation:
+        """One call: cell, kernel, observation. A call that cannot be understood gets no cell run."""
+        try:
+            call = calls.understand(raw, self.tools)
+            source = clean_text(self.tools[call.name].to_cell(call.arguments))
+        except ToolError as error:
+            return self._refuse(raw, str(error))
+        name = self.recorder.new_id(raw.id)
+        context.remember_cell(raw.id, name)
+        cell = code_cell(
+            name,
+            source,
+            ["lis-call", f"lis-{call.name}"],
+            kind="call",
+            turn=self.meter.turns,
+            call_id=raw.id,
+            tool=call.name,
+            arguments=call.arguments,
+        )
+        self.recorder.begin(cell)
+        self.tell(events.CallStarted(call, source))
+        try:
+            result = await self.session.execute(
+                source, on_output=lambda output: self.tell(events.CallOutput(output))
+            )
+        except BaseException as error:
+            cut = isinstance(error, asyncio.CancelledError)
+            partial = CellResult(
+                outputs=self.session.interrupted if cut else (),
+                status="interrupted" if cut else "died",
+            )
+            self._finish(cell, call, partial)
+            raise
+        return self._finish(cell, call, result)
+
+    def _finish(self, cell: dict[str, Any], call: ToolCall, result: CellResult) -> Observation:
+        seen = self.tools[call.name].to_observation(result)
+        cell["outputs"] = list(result.outputs)
+        cell["execution_count"] = result.execution_count
+        tags = set(cell["metadata"]["tags"])
+        if result.status == "error":
+            tags.add("raises-exception")  # nbclient and nbmake go on after this cell
+        elif result.status != "ok":
+            tags.add("skip-execution")  # it would hang or kill a re-execution as it did here
+        cell["metadata"]["tags"] = sorted(tags)
+        self.recorder.finish(
+            status=result.status,
+            seconds=result.seconds,
+            exit_code=seen.exit_code,
+            is_error=seen.is_error,
+            truncated=seen.truncated,
+            restarted=result.restarted,
+            done=seen.done,
+            observation_sha256=hashlib.sha256(seen.text.encode()).hexdigest(),
+        )
+        self.tell(events.CallFinished(result, seen))
+        return seen
+
+    def _refuse(self, raw: RawCall, why: str) -> Observation:
+        """Record a call that was not run, with what the model was told."""
+        text = clean_text(why)
+        name = self.recorder.new_id(raw.id)
+        shown = f"Call of `{clean_text(raw.name)[:100]}` was not run: {text}"
+        cell = markdown_cell(
+            name, shown, ["lis-refused"], kind="refused", turn=self.meter.turns, call_id=raw.id
+        )
+        self.recorder.add(cell)
+        self.tell(events.Note(f"a call was not run: {text}"))
+        return Observation(text=text, is_error=True)
+
+
+def setup_source() -> str:
+    """The setup cell: the guest's helpers, whole, so that the notebook needs nothing of ours."""
+    guest = Path(__file__).parent.parent / "guest"
+    return "\n\n".join((guest / name).read_text("utf-8").rstrip() for name in SETUP) + "\n"
+
+
+def _result(raw: RawCall, text: str, is_error: bool) -> ToolResult:
+    return ToolResult(call_id=raw.id, name=raw.name, text=text, is_error=is_error)
+
+
+def _turn_text(turn: int, reply: Reply) -> str:
+    usage = reply.usage
+    head = (
+        f"**Turn {turn}** · {usage.input_tokens} → {usage.output_tokens} tokens"
+        f" · {reply.seconds:.1f} s"
+    )
+    return f"{head}\n\n{reply.text}".rstrip()
+
+
+def _cleaned(value: Any) -> Any:
+    """`value` with every text valid Unicode: a model's JSON may hold half of a surrogate pair."""
+    if isinstance(value, str):
+        return clean_text(value)
+    if isinstance(value, list):
+        return [_cleaned(item) for item in value]
+    if isinstance(value, Mapping):
+        return {clean_text(str(key)): _cleaned(item) for key, item in value.items()}
+    return value
+
+
+def _exception(work: asyncio.Task[StopReason]) -> BaseException | None:
+    if work.cancelled():
+        return asyncio.CancelledError()
+    return work.exception()

@@ -1,0 +1,96 @@
+"""The texts that a model is given first, as files beside this one.
+
+`first_messages` puts them together: system prompt, one-shot example (code blocks only), the task
+with a list of its files. Called once a run by `agent/loop.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+from lis_kernel.types import AssistantMessage, Message, SystemMessage, Task, UserMessage
+
+__all__ = ["PROMPT_VERSION", "first_messages"]
+
+PROMPT_VERSION = 1
+"""Recorded in the notebook; goes up when a text here changes."""
+
+PREVIEW_BYTES = 4_000
+PREVIEW_CHARS = 300
+MAX_LISTED = 100
+
+
+def first_messages(
+    task: Task, protocol: Literal["tools", "blocks"], *, testbed: str, network: str
+) -> list[Message]:
+    """System prompt, example and task.
+
+    `testbed` is the working directory as the sandbox sees it; `network` the sandbox's policy.
+    """
+    facts = {"testbed": testbed, "network": NETWORK.get(network, f"Network: {network}.")}
+    text = _text("system.md" if protocol == "tools" else "blocks.md").format(**facts)
+    messages: list[Message] = [SystemMessage(text=text.strip())]
+    preview = protocol == "blocks"  # small models guess a file's layout unless they see it
+    if protocol == "blocks":
+        messages += _example(testbed)
+    listing = file_list(task.files, testbed, preview=preview)
+    messages.append(UserMessage(text=f"{task.prompt.strip()}{listing}"))
+    return messages
+
+
+NETWORK = {
+    "none": "There is no network.",
+    "open": "The network is open.",
+}
+
+
+def _text(name: str) -> str:
+    return files(__package__).joinpath(name).read_text("utf-8")
+
+
+def _example(testbed: str) -> list[Message]:
+    parts = re.split(r"^=== (user|assistant)\n", _text("blocks_example.md"), flags=re.MULTILINE)
+    messages: list[Message] = []
+    for role, text in zip(parts[1::2], parts[2::2], strict=True):
+        said = text.strip().replace("/testbed", testbed)
+        messages.append(UserMessage(text=said) if role == "user" else AssistantMessage(text=said))
+    return messages
+
+
+def file_list(paths: tuple[Path, ...], testbed: str, *, preview: bool) -> str:
+    """The files of a task as the model is told of them, or an empty string."""
+    rows: list[str] = []
+    for path in paths:
+        found = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        for file in found:
+            name = file.relative_to(path.parent)
+            row = f"- {name} ({_size(file.stat().st_size)})"
+            if preview and (head := _head(file)):
+                row += f", begins:\n{head}"
+            rows.append(row)
+    if not rows:
+        return ""
+    more = [f"- and {len(rows) - MAX_LISTED} more"] if len(rows) > MAX_LISTED else []
+    return f"\n\nFiles in {testbed}/input:\n" + "\n".join(rows[:MAX_LISTED] + more)
+
+
+def _head(path: Path) -> str:
+    """The first lines of a text file, or nothing for a binary one."""
+    with path.open("rb") as file:
+        data = file.read(PREVIEW_BYTES)
+    if b"\0" in data:
+        return ""
+    lines = data.decode("utf-8", "replace")[:PREVIEW_CHARS].splitlines()[:4]
+    return "\n".join(f"    {line}" for line in lines)
+
+
+def _size(size: int) -> str:
+    value = float(size)
+    for unit in ("bytes", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} GB"

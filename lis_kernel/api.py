@@ -1,0 +1,61 @@
+"""The verbs of the public face: `run` and `load`, in ordinary Python and under Jupyter's loop."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from lis_kernel._sync import run_sync
+from lis_kernel.agent import Agent
+from lis_kernel.agent.events import Event
+from lis_kernel.config import Budget, Limits, ModelConfig, RunConfig, SandboxConfig
+from lis_kernel.models import default_model
+from lis_kernel.trajectory import Trajectory, load
+from lis_kernel.types import Task
+
+__all__ = ["load", "run"]
+
+
+def run(
+    task: str,
+    *,
+    model: str | None = None,
+    files: Iterable[str | Path] = (),
+    out: str | Path = "runs",
+    backend: str = "bubblewrap",
+    tools: Literal["paper", "notebook"] = "notebook",
+    protocol: Literal["tools", "blocks"] | None = None,
+    budget: Budget | None = None,
+    limits: Limits | None = None,
+    on_event: Callable[[Event], None] = lambda _: None,
+    **model_settings: Any,
+) -> Trajectory:
+    """Let a model solve `task` in a sandbox; blocks until it is done.
+
+    Args:
+        task: what is asked, in plain words.
+        model: `anthropic/<model>`, `openai/<model>`, `local/<name>` or `scripted:<file>`; None
+            takes Anthropic or OpenAI if a key is set, else the local model.
+        files: host files and folders that appear in /testbed/input.
+        out: folder under which the run's own folder is made.
+        model_settings: other fields of `ModelConfig`, e.g. base_url, temperature, extra_body.
+
+    An interrupt (Ctrl-C, or Jupyter's stop button) ends the run with the stop reason
+    `interrupted`; the trajectory is returned all the same.
+
+    Raises:
+        ConfigError: a setting or file is wrong; nothing was started.
+    """
+    config = RunConfig(
+        model=ModelConfig(name=model or default_model(os.environ), **model_settings),
+        sandbox=SandboxConfig(backend=backend),
+        budget=budget or Budget(),
+        limits=limits or Limits(),
+        tools=tools,
+        protocol=protocol,
+    )
+    agent = Agent(config, out=out, on_event=on_event)
+    asked = Task(prompt=task, files=tuple(Path(path) for path in files))
+    return run_sync(agent.arun(asked), on_interrupt=agent.stop)

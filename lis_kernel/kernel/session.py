@@ -1,0 +1,262 @@
+"""A session with one kernel: cells in, results out. Floor 2, between the sandbox and the loop.
+
+The session never waits for a single sign: a cell is over when the kernel said idle and replied,
+when its time is up (interrupt, then the kernel's end), or when the process died. Messages are
+matched to the running cell by id, bounded in size, and anything unreadable is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import zmq
+import zmq.asyncio
+from jupyter_client.asynchronous.client import AsyncKernelClient
+
+from lis_kernel.config import Limits
+from lis_kernel.errors import KernelDied, StartTimeout
+from lis_kernel.kernel.outputs import OutputCollector
+from lis_kernel.protocols import KernelProcess, Sandbox
+from lis_kernel.types import CellResult, Output
+
+__all__ = ["KernelSession"]
+
+log = logging.getLogger(__name__)
+
+MAX_MESSAGE = 32_000_000
+"""Bytes; a larger frame makes zmq drop the connection instead of filling our memory."""
+WELCOME_SECONDS = 20.0
+LATE_REPLY_SECONDS = 3.0
+"""How long the second of idle and reply may lag behind the first."""
+
+OnOutput = Callable[[Output], None]
+
+
+class _Cell:
+    """What is known of the cell that runs now."""
+
+    def __init__(self, msg_id: str, limit: int, on_output: OnOutput | None) -> None:
+        self.msg_id = msg_id
+        self.collector = OutputCollector(limit)
+        self.on_output = on_output
+        self.reply: dict[str, Any] | None = None
+        self.idle = False
+        self.changed = asyncio.Event()
+
+    @property
+    def done(self) -> bool:
+        return self.idle and self.reply is not None
+
+
+class KernelSession:
+    """Runs cells in the kernel of `sandbox`, one at a time.
+
+    Args:
+        sandbox: already started; the session launches (and relaunches) its kernel.
+        setup: source of the cell that every kernel begins with.
+    """
+
+    def __init__(self, sandbox: Sandbox, limits: Limits, setup: str) -> None:
+        self.sandbox = sandbox
+        self.limits = limits
+        self.setup = setup
+        self._client: AsyncKernelClient | None = None
+        self._process: KernelProcess | None = None
+        self._readers: list[asyncio.Task[None]] = []
+        self._cell: _Cell | None = None
+        self._welcome = asyncio.Event()
+
+    async def start(self) -> CellResult:
+        """Launch the kernel and run the setup cell; the setup cell's result.
+
+        Raises:
+            SandboxError, StartTimeout: the kernel did not come up.
+            KernelDied: the setup cell failed.
+        """
+        await self._close_client()
+        self._process = await self.sandbox.launch_kernel()
+        context = zmq.asyncio.Context()
+        context.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
+        context.setsockopt(zmq.LINGER, 0)
+        client = AsyncKernelClient(context=context)
+        client.load_connection_info(self._process.connection_info)
+        self._client = client
+        self._welcome = asyncio.Event()
+        client.start_channels(shell=True, iopub=True, stdin=False, hb=False, control=True)
+        self._readers = [
+            asyncio.create_task(self._read(client.iopub_channel.get_msg, self._on_iopub)),
+            asyncio.create_task(self._read(client.shell_channel.get_msg, self._on_shell)),
+            asyncio.create_task(self._read(client.control_channel.get_msg, lambda _: None)),
+        ]
+        try:
+            # our subscription reached the kernel: no output of the first cell can be missed
+            await asyncio.wait_for(self._welcome.wait(), WELCOME_SECONDS)
+        except TimeoutError:
+            raise StartTimeout("the kernel's output channel did not answer") from None
+        result = await self.execute(self.setup)
+        if result.status != "ok":
+            raise KernelDied(f"the setup cell failed: {result.outputs}")
+        return result
+
+    async def execute(
+        self, source: str, timeout: float | None = None, on_output: OnOutput | None = None
+    ) -> CellResult:
+        """Run one cell to its end, whatever that is; never raises for what the cell does.
+
+        `timeout` in seconds, None for the limits' own. After a time-out the kernel lives, or, if
+        it ignored the interrupt, has been replaced (`restarted`). After `died` it has been
+        replaced as well.
+
+        Raises:
+            SandboxError, KernelError: the kernel could not be replaced.
+        """
+        client, process = self._client, self._process
+        if client is None or process is None:
+            raise KernelDied("the session has not been started")
+        started = time.monotonic()
+        seconds = self.limits.cell_seconds if timeout is None else timeout
+        msg_id = client.execute(source, store_history=True, allow_stdin=False, stop_on_error=False)
+        cell = self._cell = _Cell(msg_id, 2 * self.limits.output_bytes, on_output)
+        death = asyncio.ensure_future(process.wait())
+        status = "ok"
+        try:
+            ended = await self._wait(cell, death, seconds)
+            if ended == "timeout":
+                status = "timeout"
+                await self.interrupt()
+                ended = await self._wait(cell, death, self.limits.grace_seconds)
+                if ended == "timeout":
+                    process.kill()
+        except asyncio.CancelledError:
+            await asyncio.shield(self._abandon(cell, death))
+            raise
+        finally:
+            self._cell = None
+            death.cancel()
+        if status == "ok":
+            status = "died" if ended == "died" else self._status(cell)
+        restarted = ended != "done"
+        if restarted:
+            await self.start()
+        reply = cell.reply or {}
+        count = reply.get("execution_count")
+        return CellResult.model_validate(
+            {
+                "outputs": tuple(cell.collector.outputs),
+                "status": status,
+                "execution_count": count if type(count) is int and count >= 0 else None,
+                "seconds": time.monotonic() - started,
+                "restarted": restarted,
+            }
+        )
+
+    @staticmethod
+    def _status(cell: _Cell) -> str:
+        return "ok" if (cell.reply or {}).get("status", "ok") == "ok" else "error"
+
+    async def _wait(self, cell: _Cell, death: asyncio.Future[int], seconds: float) -> str:
+        """`done`, `died`, or `timeout` after `seconds`."""
+        deadline = time.monotonic() + seconds
+        late: float | None = None
+        while True:
+            if cell.done:
+                return "done"
+            if (cell.idle or cell.reply is not None) and late is None:
+                late = time.monotonic() + LATE_REPLY_SECONDS
+            until = min(deadline, late) if late else deadline
+            left = until - time.monotonic()
+            if left <= 0:
+                return "done" if late and until == late else "timeout"
+            cell.changed.clear()
+            changed = asyncio.ensure_future(cell.changed.wait())
+            try:
+                done, _ = await asyncio.wait(
+                    {changed, death}, timeout=left, return_when=asyncio.FIRST_COMPLETED
+                )
+            finally:
+                changed.cancel()
+            if death in done and not cell.done:
+                await asyncio.sleep(0.05)  # let what it still said arrive
+                return "done" if cell.done else "died"
+
+    async def interrupt(self) -> None:
+        """Ask the kernel to raise KeyboardInterrupt in the running cell."""
+        client = self._client
+        if client is not None:
+            client.control_channel.send(client.session.msg("interrupt_request", {}))
+
+    async def _abandon(self, cell: _Cell, death: asyncio.Future[int]) -> None:
+        """The run was cancelled: stop the cell so that its last outputs can be saved."""
+        with contextlib.suppress(Exception):
+            await self.interrupt()
+            await self._wait(cell, death, 2.0)
+        self.interrupted = tuple(cell.collector.outputs)
+
+    interrupted: tuple[Output, ...] = ()
+    """Outputs of the cell that was running when `execute` was cancelled."""
+
+    async def close(self) -> None:
+        """Close the channels; the sandbox ends the process."""
+        await self._close_client()
+        if self._process is not None:
+            self._process.kill()
+            self._process = None
+
+    async def _close_client(self) -> None:
+        for task in self._readers:
+            task.cancel()
+        await asyncio.gather(*self._readers, return_exceptions=True)
+        self._readers = []
+        client, self._client = self._client, None
+        if client is not None:
+            client.stop_channels()
+            client.context.destroy(linger=0)
+
+    async def _read(
+        self, receive: Callable[[], Any], dispatch: Callable[[dict[str, Any]], None]
+    ) -> None:
+        while True:
+            try:
+                message = await receive()
+            except asyncio.CancelledError:
+                raise
+            except zmq.ZMQError:
+                return  # the socket is closed
+            except Exception as error:
+                log.debug("dropped a message that cannot be read: %s", error)
+                await asyncio.sleep(0)
+                continue
+            try:
+                dispatch(message)
+            except Exception as error:
+                log.debug("dropped a message that makes no sense: %s", error)
+
+    def _on_iopub(self, message: dict[str, Any]) -> None:
+        kind = message["header"]["msg_type"]
+        if kind == "iopub_welcome":
+            self._welcome.set()
+            return
+        cell = self._cell
+        if cell is None or message["parent_header"].get("msg_id") != cell.msg_id:
+            return
+        if kind == "status":
+            if message["content"].get("execution_state") == "idle":
+                cell.idle = True
+                cell.changed.set()
+            return
+        output = cell.collector.feed(kind, message["content"])
+        if output is not None and cell.on_output is not None:
+            cell.on_output(output)
+
+    def _on_shell(self, message: dict[str, Any]) -> None:
+        cell = self._cell
+        if cell is None or message["parent_header"].get("msg_id") != cell.msg_id:
+            return
+        if message["header"]["msg_type"] == "execute_reply":
+            cell.reply = message["content"] if isinstance(message["content"], dict) else {}
+            cell.changed.set()

@@ -1,0 +1,112 @@
+"""What every backend that runs the guest as a process has in common.
+
+Teardown in three layers: `stop` (async, patient), `cleanup` (synchronous, idempotent, at
+interpreter exit), and the owner pipe and lock, which the kernel and the next start see even after
+`kill -9` of this process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import weakref
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from lis_kernel.config import Limits, SandboxConfig
+from lis_kernel.errors import SandboxLost
+from lis_kernel.sandbox.launch import GuestProcess
+from lis_kernel.sandbox.state import StateDir
+
+__all__ = ["ProcessSandbox"]
+
+_alive: weakref.WeakSet[ProcessSandbox] = weakref.WeakSet()
+
+
+class ProcessSandbox:
+    """Base of `bubblewrap` and `local`: a state folder and at most one kernel process.
+
+    Args:
+        caps: the guest's output caps, see `guest/output.py`.
+        say: told, in one line, about anything slow or noteworthy at start.
+    """
+
+    backend: ClassVar[str]
+
+    def __init__(
+        self,
+        config: SandboxConfig,
+        limits: Limits,
+        *,
+        caps: Mapping[str, int] | None = None,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.config = config
+        self.limits = limits
+        self.caps = {
+            "output_bytes": limits.output_bytes,
+            "spill_bytes": limits.spill_bytes,
+            **(caps or {}),
+        }
+        self.say = say
+        self._state: StateDir | None = None
+        self._process: GuestProcess | None = None
+
+    @property
+    def state(self) -> StateDir:
+        if self._state is None:
+            raise SandboxLost("the sandbox is not running")
+        return self._state
+
+    async def start(self) -> None:
+        """Make the state folder. Backends check their needs first."""
+        self._state = StateDir()
+        _alive.add(self)
+
+    async def launch_kernel(self) -> GuestProcess:
+        """Start a kernel; the one before it, if any, is killed first."""
+        if self._process is not None:
+            self._process.kill()
+            await self._process.wait()
+        self._process = await self._launch()
+        return self._process
+
+    async def _launch(self) -> GuestProcess:
+        raise NotImplementedError
+
+    def put(self, source: Path, target: str) -> None:
+        self.state.put(source, target)
+
+    def read(self, path: str, limit: int) -> bytes | None:
+        return self.state.read(path, limit)
+
+    def collect(self, path: str, target: Path, limit: int) -> tuple[list[str], list[str]]:
+        return self.state.collect(path, target, limit)
+
+    def describe(self) -> Mapping[str, Any]:
+        return {"backend": self.backend}
+
+    async def stop(self) -> None:
+        process = self._process
+        if process is not None:
+            process.kill()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), 5)
+        await asyncio.to_thread(self.cleanup)
+
+    def cleanup(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process = None
+        if self._state is not None:
+            self._state.remove()
+            self._state = None
+        _alive.discard(self)
+
+
+@atexit.register
+def _cleanup_all() -> None:
+    for sandbox in list(_alive):
+        sandbox.cleanup()

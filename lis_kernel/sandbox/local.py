@@ -1,0 +1,54 @@
+"""The `local` backend: no isolation at all. For tests of upper floors, and for who asks by name.
+
+The kernel is an ordinary child process of this one, with this user's files and network. It says so
+each time it starts. `/testbed` is the real one where it can be made, so cells stay the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from lis_kernel.sandbox.base import ProcessSandbox
+from lis_kernel.sandbox.launch import GUEST, GuestProcess, launch
+
+__all__ = ["LocalSandbox"]
+
+WARNING = (
+    "backend `local`: NO ISOLATION. The model's code runs as you, with your files and your network."
+)
+
+
+class LocalSandbox(ProcessSandbox):
+    """A kernel in this interpreter's environment; its testbed lies in the state folder."""
+
+    backend: ClassVar[str] = "local"
+
+    async def start(self) -> None:
+        logging.getLogger(__name__).warning(WARNING)
+        self.say(WARNING)
+        await super().start()
+
+    async def _launch(self) -> GuestProcess:
+        root = self.state.root
+        env = {k: v for k, v in os.environ.items() if k != "JPY_PARENT_PID"}
+        env.update(LIS_TESTBED=str(root / "testbed"), PYTHONHASHSEED="0")
+        return await launch(
+            [],
+            self.state,
+            python=sys.executable,
+            guest=str(GUEST),
+            run_inside=str(root / "run"),
+            cwd=str(root / "testbed"),
+            caps=self.caps,
+            env=env,
+        )
+
+    def describe(self) -> Mapping[str, Any]:
+        facts: dict[str, Any] = {"backend": self.backend, "network": "open"}
+        if self._state is not None:
+            facts.update(python=sys.version.split()[0], testbed=str(self.state.root / "testbed"))
+        return facts

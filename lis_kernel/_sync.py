@@ -28,9 +28,7 @@ def _background_loop() -> asyncio.AbstractEventLoop:
         return _loop
 
 
-def run_sync(
-    coro: Coroutine[Any, Any, T], on_interrupt: Callable[[], None] | None = None
-) -> T:
+def run_sync(coro: Coroutine[Any, Any, T], on_interrupt: Callable[[], None] | None = None) -> T:
     """Run `coro` on the background loop and wait for its result.
 
     A KeyboardInterrupt calls `on_interrupt` on that loop, which should let the coroutine end by

@@ -79,7 +79,10 @@ class KernelProcess(Protocol):
 class Sandbox(Protocol):
     """Isolation: where processes run. Made by `agent.loop` through the registry, once a run."""
 
-    backend: str
+    @property
+    def backend(self) -> str:
+        """The registry's name of the backend."""
+        ...
 
     async def start(self) -> None:
         """Prepare the box. Raises SandboxUnavailable with what to install or set."""

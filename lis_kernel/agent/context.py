@@ -103,17 +103,16 @@ class Context:
     def _fitted(self) -> list[Message]:
         fitted: list[Message] = []
         for message in self.messages:
-            if isinstance(message, ToolMessage) and any(
-                r.call_id in self.dropped for r in message.results
-            ):
-                results = tuple(
-                    r.model_copy(update={"text": self._pointer(r.call_id)})
-                    if r.call_id in self.dropped
-                    else r
-                    for r in message.results
-                )
-                message = ToolMessage(results=results)
-            fitted.append(message)
+            if not isinstance(message, ToolMessage):
+                fitted.append(message)
+                continue
+            results = tuple(
+                r.model_copy(update={"text": self._pointer(r.call_id)})
+                if r.call_id in self.dropped
+                else r
+                for r in message.results
+            )
+            fitted.append(ToolMessage(results=results))
         return fitted
 
     def _pointer(self, call_id: str) -> str:

@@ -46,6 +46,7 @@ from lis_kernel.trajectory.notebook import KEY, code_cell, markdown_cell
 from lis_kernel.types import (
     AssistantMessage,
     CellResult,
+    Message,
     Observation,
     RawCall,
     Reply,
@@ -54,6 +55,7 @@ from lis_kernel.types import (
     ToolCall,
     ToolMessage,
     ToolResult,
+    ToolSpec,
     UserMessage,
 )
 
@@ -90,6 +92,7 @@ class Agent:
         self._given = model
         self._tell = on_event
         self._work: asyncio.Task[StopReason] | None = None
+        self._sandbox: Sandbox | None = None
         self._stopped = False
 
     def stop(self) -> None:
@@ -97,6 +100,12 @@ class Agent:
         self._stopped = True
         if self._work is not None:
             self._work.cancel()
+
+    def abandon(self) -> None:
+        """As `stop`, without waiting for the running cell: its kernel is killed at once."""
+        self.stop()
+        if self._sandbox is not None:
+            self._sandbox.cleanup()
 
     async def arun(self, task: Task) -> Trajectory:
         """Run `task` to its end.
@@ -116,6 +125,7 @@ class Agent:
             },
             say=lambda text: self._tell(events.Note(text)),
         )
+        self._sandbox = sandbox
         run = _Run(self, task, model, sandbox)
         try:
             return await run.carry_out()
@@ -183,8 +193,9 @@ class _Run:
         self.tell(events.RunEnded(reason, detail, answer, self.folder.notebook))
         if cancelled is not None:
             raise cancelled
-        if isinstance(error := _exception(work), ConfigError):
-            raise error
+        failure = _exception(work)
+        if isinstance(failure, ConfigError):
+            raise failure
         return Trajectory(self.folder.notebook, self.recorder.notebook)
 
     def _outcome(self, work: asyncio.Task[StopReason], late: bool) -> tuple[StopReason, str]:
@@ -237,7 +248,10 @@ class _Run:
             f"{said}, {usage.total_tokens} tokens, {seconds:.1f} s. {detail}".strip(),
             *([f"Answer:\n\n```text\n{answer[:2000]}\n```"] if answer is not None else []),
             *([f"Files: {', '.join(f'`{name}`' for name in files[:50])}"] if files else []),
-            *(["Not taken out:\n\n" + "\n".join(f"- {line}" for line in refused[:50])] * bool(refused)),
+            *(
+                ["Not taken out:\n\n" + "\n".join(f"- {line}" for line in refused[:50])]
+                * bool(refused)
+            ),
         ]
         name = self.recorder.new_id("outcome")
         self.recorder.add(markdown_cell(name, "\n\n".join(lines), ["lis-outcome"], kind="outcome"))
@@ -281,7 +295,7 @@ class _Run:
                 return StopReason.SUBMITTED
         return reason
 
-    def _open_notebook(self) -> list[Any]:
+    def _open_notebook(self) -> list[Message]:
         facts = dict(self.sandbox.describe())
         self.recorder.notebook["metadata"][KEY]["sandbox"] = facts
         messages = first_messages(
@@ -294,7 +308,7 @@ class _Run:
             last = n == len(messages) - 1
             kind = "task" if last else "system" if message.role == "system" else "example"
             name = self.recorder.new_id(kind)
-            text = clean_text(message.text)
+            text = "" if isinstance(message, ToolMessage) else clean_text(message.text)
             cell = markdown_cell(name, text, [f"lis-{kind}"], kind=kind, role=message.role)
             if not last:
                 cell["metadata"]["jupyter"] = {"source_hidden": True}
@@ -304,7 +318,7 @@ class _Run:
 
     # -- one turn ----------------------------------------------------------------------------
 
-    async def _ask(self, context: Context, specs: list[Any]) -> Reply:
+    async def _ask(self, context: Context, specs: list[ToolSpec]) -> Reply:
         """One model call, retried with a shorter conversation when the provider asks for that."""
         turn = self.meter.turns + 1
         self.tell(events.TurnStarted(turn))
@@ -405,7 +419,7 @@ class _Run:
         context.add(UserMessage(text=text))
 
     async def _call(self, raw: RawCall, context: Context) -> Observation:
-        """One call: cell, kernel, observation. A call that cannot be understood gets no cell run."""
+        """One call: cell, kernel, observation; one that cannot be understood is not run."""
         try:
             call = calls.understand(raw, self.tools)
             source = clean_text(self.tools[call.name].to_cell(call.arguments))

@@ -38,10 +38,9 @@ def main(path):
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     _stub_debugger()
 
+    from guest import output
     from ipykernel.kernelapp import IPKernelApp
     from traitlets import default
-
-    from guest import output
 
     for name, value in boot.get("caps", {}).items():
         setattr(output.Caps, name, value)

@@ -208,7 +208,7 @@ def _make_editor():
         if len(places) > 1:
             lines = ", ".join([str(text.count("\n", 0, place) + 1) for place in places[:10]])
             raise EditorError(
-                f"old_str occurs {len(places):,} times in {show(path)}, at lines {lines}"
+                f"old_str occurs more than once in {show(path)}, at lines {lines}"
                 f"{', ...' if len(places) > 10 else ''}; add lines around it until it is unique"
             )
         start = places[0]
@@ -216,9 +216,9 @@ def _make_editor():
         return edited(path, text, start, start + len(new_str), note)
 
     def find_all(text, part):
-        """Where `part` starts; overlapping places too, for they are ambiguous as well."""
+        """The first places of `part`, overlapping ones too, for they are ambiguous as well."""
         places, place = [], text.find(part)
-        while place >= 0:
+        while place >= 0 and len(places) < 11:
             places.append(place)
             place = text.find(part, place + 1)
         return places
@@ -288,7 +288,9 @@ def _make_editor():
                 f"{error.start}), which no file can hold"
             ) from None
         except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
+            reason = error
+            if isinstance(error, OSError):
+                reason = f"{error.strerror} ({show(str(error.filename))})"
             raise EditorError(f"cannot {command} {show(path)}: {reason}") from None
         print(result)
 

@@ -175,7 +175,7 @@ class CappedSession(Session):
         return super().send(stream, msg_or_type, content, parent, **kwargs)
 
     def _shortened(self, kind, body, size):
-        if kind == "error" or kind == "execute_reply":
+        if kind == "error":
             lines = [str(line) for line in body.get("traceback", [])]
             if sum(map(len, lines)) > 100_000:
                 lines = [line[:5_000] for line in lines[:10] + lines[-10:]]

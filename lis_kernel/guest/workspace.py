@@ -9,7 +9,9 @@ def _enter_testbed():
             os.makedirs(os.path.join(testbed, name), exist_ok=True)
         os.chdir(testbed)
     except OSError as error:
-        print(f"This notebook works in {testbed}, which cannot be used here: {error}", file=sys.stderr)
+        print(
+            f"This notebook works in {testbed}, which cannot be used here: {error}", file=sys.stderr
+        )
 
 
 _enter_testbed()

@@ -12,11 +12,12 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import zmq
 import zmq.asyncio
 from jupyter_client.asynchronous.client import AsyncKernelClient
+from jupyter_client.connect import KernelConnectionInfo
 
 from lis_kernel.config import Limits
 from lis_kernel.errors import KernelDied, StartTimeout
@@ -46,6 +47,7 @@ class _Cell:
         self.on_output = on_output
         self.reply: dict[str, Any] | None = None
         self.idle = False
+        self.dead = False
         self.changed = asyncio.Event()
 
     @property
@@ -70,6 +72,8 @@ class KernelSession:
         self._readers: list[asyncio.Task[None]] = []
         self._cell: _Cell | None = None
         self._welcome = asyncio.Event()
+        self.interrupted: tuple[Output, ...] = ()
+        """Outputs of the cell that was running when `execute` was cancelled."""
 
     async def start(self) -> CellResult:
         """Launch the kernel and run the setup cell; the setup cell's result.
@@ -84,7 +88,7 @@ class KernelSession:
         context.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
         context.setsockopt(zmq.LINGER, 0)
         client = AsyncKernelClient(context=context)
-        client.load_connection_info(self._process.connection_info)
+        client.load_connection_info(cast(KernelConnectionInfo, self._process.connection_info))
         self._client = client
         self._welcome = asyncio.Event()
         client.start_channels(shell=True, iopub=True, stdin=False, hb=False, control=True)
@@ -92,6 +96,7 @@ class KernelSession:
             asyncio.create_task(self._read(client.iopub_channel.get_msg, self._on_iopub)),
             asyncio.create_task(self._read(client.shell_channel.get_msg, self._on_shell)),
             asyncio.create_task(self._read(client.control_channel.get_msg, lambda _: None)),
+            asyncio.create_task(self._watch(self._process)),
         ]
         try:
             # our subscription reached the kernel: no output of the first cell can be missed
@@ -122,22 +127,21 @@ class KernelSession:
         seconds = self.limits.cell_seconds if timeout is None else timeout
         msg_id = client.execute(source, store_history=True, allow_stdin=False, stop_on_error=False)
         cell = self._cell = _Cell(msg_id, 2 * self.limits.output_bytes, on_output)
-        death = asyncio.ensure_future(process.wait())
+        cell.dead = not process.alive
         status = "ok"
         try:
-            ended = await self._wait(cell, death, seconds)
+            ended = await self._wait(cell, seconds)
             if ended == "timeout":
                 status = "timeout"
-                await self.interrupt()
-                ended = await self._wait(cell, death, self.limits.grace_seconds)
+                self.interrupt()
+                ended = await self._wait(cell, self.limits.grace_seconds)
                 if ended == "timeout":
                     process.kill()
         except asyncio.CancelledError:
-            await asyncio.shield(self._abandon(cell, death))
+            await asyncio.shield(self._abandon(cell))
             raise
         finally:
             self._cell = None
-            death.cancel()
         if status == "ok":
             status = "died" if ended == "died" else self._status(cell)
         restarted = ended != "done"
@@ -159,46 +163,44 @@ class KernelSession:
     def _status(cell: _Cell) -> str:
         return "ok" if (cell.reply or {}).get("status", "ok") == "ok" else "error"
 
-    async def _wait(self, cell: _Cell, death: asyncio.Future[int], seconds: float) -> str:
+    async def _wait(self, cell: _Cell, seconds: float) -> str:
         """`done`, `died`, or `timeout` after `seconds`."""
         deadline = time.monotonic() + seconds
         late: float | None = None
-        while True:
-            if cell.done:
-                return "done"
-            if (cell.idle or cell.reply is not None) and late is None:
-                late = time.monotonic() + LATE_REPLY_SECONDS
-            until = min(deadline, late) if late else deadline
-            left = until - time.monotonic()
-            if left <= 0:
-                return "done" if late and until == late else "timeout"
-            cell.changed.clear()
-            changed = asyncio.ensure_future(cell.changed.wait())
-            try:
-                done, _ = await asyncio.wait(
-                    {changed, death}, timeout=left, return_when=asyncio.FIRST_COMPLETED
-                )
-            finally:
-                changed.cancel()
-            if death in done and not cell.done:
+        while not cell.done:
+            if cell.dead:
                 await asyncio.sleep(0.05)  # let what it still said arrive
                 return "done" if cell.done else "died"
+            if late is None and (cell.idle or cell.reply is not None):
+                late = time.monotonic() + LATE_REPLY_SECONDS
+            until = deadline if late is None else min(deadline, late)
+            left = until - time.monotonic()
+            if left <= 0:
+                return "done" if until == late else "timeout"
+            cell.changed.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(cell.changed.wait(), left)
+        return "done"
 
-    async def interrupt(self) -> None:
+    def interrupt(self) -> None:
         """Ask the kernel to raise KeyboardInterrupt in the running cell."""
         client = self._client
         if client is not None:
             client.control_channel.send(client.session.msg("interrupt_request", {}))
 
-    async def _abandon(self, cell: _Cell, death: asyncio.Future[int]) -> None:
+    async def _abandon(self, cell: _Cell) -> None:
         """The run was cancelled: stop the cell so that its last outputs can be saved."""
         with contextlib.suppress(Exception):
-            await self.interrupt()
-            await self._wait(cell, death, 2.0)
+            self.interrupt()
+            await self._wait(cell, 2.0)
         self.interrupted = tuple(cell.collector.outputs)
 
-    interrupted: tuple[Output, ...] = ()
-    """Outputs of the cell that was running when `execute` was cancelled."""
+    async def _watch(self, process: KernelProcess) -> None:
+        """Tell the running cell when its kernel ends."""
+        await process.wait()
+        if self._cell is not None:
+            self._cell.dead = True
+            self._cell.changed.set()
 
     async def close(self) -> None:
         """Close the channels; the sandbox ends the process."""

@@ -46,8 +46,6 @@ class AnthropicModel:
 
     provider = PROVIDER
     default_protocol: Literal["tools", "blocks"] = "tools"
-    retry_seconds: float | None = None
-    """First pause before a broken stream is asked for again; None takes `base.RETRY_SECONDS`."""
 
     def __init__(self, config: ModelConfig) -> None:
         """Open nothing yet.
@@ -60,15 +58,18 @@ class AnthropicModel:
         self._model = split_name(config.name)[1]
         base_url = config.base_url or os.environ.get("ANTHROPIC_BASE_URL") or None
         key = api_key(config.api_key_env, KEY)
-        if key is None and base_url is not None:
+        if key is None and base_url is not None and not os.environ.get("ANTHROPIC_AUTH_TOKEN"):
             key = "none"  # servers of your own need no key, but the SDK does
-        self._client = anthropic.AsyncAnthropic(
-            api_key=key,
-            base_url=base_url,
-            max_retries=config.retries,
-            # The read time-out runs anew with every chunk of bytes; a ping resets it too.
-            timeout=anthropic.Timeout(config.timeout, connect=min(config.timeout, 10.0)),
-        )
+        try:
+            self._client = anthropic.AsyncAnthropic(
+                api_key=key,
+                base_url=base_url,
+                max_retries=config.retries,
+                # The read time-out runs anew with every chunk of bytes; a ping resets it too.
+                timeout=anthropic.Timeout(config.timeout, connect=min(config.timeout, 10.0)),
+            )
+        except anthropic.CredentialsError as error:
+            raise self._translate(error) from error
         # Without a key the SDK looks for a token or a login profile of the user.
         client = self._client
         if not (client.api_key or client.auth_token or client.credentials):
@@ -92,9 +93,7 @@ class AnthropicModel:
         """
         started = time.monotonic()
         request = self._request(messages, tools, max_tokens)
-        reply = await retrying(
-            lambda: self._attempt(request, on_text), self._config.retries, self.retry_seconds
-        )
+        reply = await retrying(lambda: self._attempt(request, on_text), self._config.retries)
         return reply.model_copy(update={"seconds": time.monotonic() - started})
 
     async def aclose(self) -> None:
@@ -154,5 +153,5 @@ class AnthropicModel:
                 status = _STATUS.get(str(error.type), 500)
             return model_error(status, error.api_message or error.message, key)
         if isinstance(error, anthropic.CredentialsError):
-            return model_error(401, str(error), key)
+            return ModelAuth(f"{error} Or set the environment variable {key}.")
         return model_error(None, f"No readable answer: {type(error).__name__}: {error}", key)

@@ -59,9 +59,7 @@ class Retry(Exception):
         super().__init__(str(error))
 
 
-async def retrying(
-    attempt: Callable[[], Awaitable[Reply]], retries: int, pause: float | None = None
-) -> Reply:
+async def retrying(attempt: Callable[[], Awaitable[Reply]], retries: int) -> Reply:
     """Run `attempt` until it gives a reply, at most `retries` times more.
 
     A second attempt starts the reply again from its first word: whoever listens to the stream
@@ -70,7 +68,6 @@ async def retrying(
     Raises:
         ModelError: what the last attempt met; at once, if asking again cannot help.
     """
-    pause = RETRY_SECONDS if pause is None else pause
     for tried in range(retries + 1):
         try:
             return await attempt()
@@ -79,7 +76,7 @@ async def retrying(
                 raise broken.error from broken.__cause__
             _log.info("asking again after: %s", broken.error)
         # Jitter, so that many rollouts cut at the same moment do not come back at the same one.
-        await asyncio.sleep(min(pause * 2**tried, 8.0) * random.uniform(0.75, 1.25))
+        await asyncio.sleep(min(RETRY_SECONDS * 2**tried, 8.0) * random.uniform(0.75, 1.25))
     raise AssertionError("unreachable: the last turn of the loop returns or raises")
 
 
@@ -130,8 +127,10 @@ def model_error(status: int | None, message: str, key_name: str) -> ModelError:
     if status == 413 or (status >= 400 and _OVERFLOW.search(message)):
         return ContextOverflow(message)
     if status in (401, 403):
-        return ModelAuth(f"The key in {key_name} was refused ({message}). Set {key_name} to one "
-                         "that may use this model.")  # fmt: skip
+        return ModelAuth(
+            f"The key in {key_name} was refused: {message}. Set {key_name} to one that may use "
+            "this model."
+        )
     if status == 429:
         return RateLimited(message)
     if status in (408, 409) or status >= 500:

@@ -18,16 +18,13 @@ from typing import Literal
 from lis_kernel.config import ModelConfig
 from lis_kernel.errors import ConfigError
 from lis_kernel.models import split_name, weights
-from lis_kernel.models.llama_server import LlamaServer
+from lis_kernel.models.llama_server import CONTEXT, LlamaServer
 from lis_kernel.models.openai import OpenAIModel
 from lis_kernel.models.wheels import Progress
 from lis_kernel.protocols import OnText
 from lis_kernel.types import Message, Reply, ToolSpec
 
-__all__ = ["CONTEXT", "LocalModel"]
-
-CONTEXT = 16_384
-"""Tokens of prompt and reply. Qwen2.5 takes twice that, for twice the memory (0.5 GB a slot)."""
+__all__ = ["LocalModel"]
 
 REPLY_TOKENS = 2_048
 """Longest reply by default: small models repeat themselves, and nobody else would stop them."""
@@ -181,7 +178,7 @@ def _borrow(path: Path, context: int) -> LlamaServer:
     with _lock:
         shared = _shared.get(key)
         if shared is None:
-            shared = _shared[key] = _Shared(LlamaServer(*key))
+            shared = _shared[key] = _Shared(LlamaServer(key[0], path.stem, context))
         if shared.timer is not None:
             shared.timer.cancel()
             shared.timer = None

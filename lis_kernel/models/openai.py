@@ -15,7 +15,7 @@ from typing import Any, Literal
 import openai
 
 from lis_kernel.config import ModelConfig
-from lis_kernel.errors import ConfigError, ModelAuth, ModelError, ModelUnavailable
+from lis_kernel.errors import ConfigError, ModelAuth, ModelError
 from lis_kernel.models import split_name
 from lis_kernel.models.base import api_key, collect, model_error, retrying
 from lis_kernel.models.openai_messages import PROVIDER, Answer, to_messages
@@ -36,8 +36,6 @@ class OpenAIModel:
 
     provider = PROVIDER
     default_protocol: Literal["tools", "blocks"] = "tools"
-    retry_seconds: float | None = None
-    """First pause before a broken stream is asked for again; None takes `base.RETRY_SECONDS`."""
 
     def __init__(self, config: ModelConfig) -> None:
         """Open nothing yet.
@@ -88,9 +86,7 @@ class OpenAIModel:
         if self._ask_server:
             await self._learn()
         request = self._request(messages, tools, max_tokens)
-        reply = await retrying(
-            lambda: self._attempt(request, on_text), self._config.retries, self.retry_seconds
-        )
+        reply = await retrying(lambda: self._attempt(request, on_text), self._config.retries)
         usage = reply.usage
         if not usage.total_tokens:
             usage = estimate(messages, reply)
@@ -150,13 +146,13 @@ class OpenAIModel:
         Raises:
             ModelError: no model was named, and the server does not say which it has.
         """
+        # Not worth a long wait: a server without this page is fine, if we know what to ask it for.
+        client = self._client.with_options(timeout=min(self._config.timeout, 10.0))
         try:
-            served = [m.model_dump() async for m in self._client.models.list()]
+            served = [model.model_dump() async for model in client.models.list()]
         except Exception as error:
-            failure = self._translate(error)
-            # A server without this page is fine, if we know what to ask it for.
-            if not self._model or isinstance(failure, ModelUnavailable | ModelAuth):
-                raise failure from error
+            if not self._model:
+                raise self._translate(error) from error
             served = []
         self._ask_server = False
         if not self._model:

@@ -158,8 +158,10 @@ def _replies(source: str, entries: Sequence[Any]) -> list[Reply]:
     replies = []
     for turn, entry in enumerate(entries):
         try:
-            ready = isinstance(entry, Reply)
-            replies.append(entry if ready else _Entry.model_validate(entry).reply(turn))
+            if isinstance(entry, Reply):
+                replies.append(_at_once(entry))
+            else:
+                replies.append(_Entry.model_validate(entry).reply(turn))
         except ValidationError as error:
             raise _bad_entry(source, f"entry {turn}", error) from error
     return replies
@@ -172,13 +174,17 @@ def _from_notebook(path: Path, cells: Sequence[Any]) -> list[Reply]:
         if not isinstance(ours, dict) or ours.get("kind") != "turn":
             continue
         try:
-            reply = Reply.model_validate(ours.get("reply"))
+            replies.append(_at_once(Reply.model_validate(ours.get("reply"))))
         except ValidationError as error:
             raise _bad_entry(str(path), f"the turn in cell {position}", error) from error
-        replies.append(reply.model_copy(update={"seconds": 0.0}))
     if not replies:
         raise ConfigError("--model", f"{path} is no trajectory notebook: it has no turns.", _FIX)
     return replies
+
+
+def _at_once(reply: Reply) -> Reply:
+    """A recorded reply without the time that it once took."""
+    return reply.model_copy(update={"seconds": 0.0})
 
 
 def _bad_entry(source: str, where: str, error: ValidationError) -> ConfigError:

@@ -60,7 +60,7 @@ CATALOGUE = {
     for weights in (
         Weights(
             name=DEFAULT,
-            title="Qwen2.5-Coder 1.5B Instruct, Q4_K_M",
+            title="Qwen2.5-Coder 1.5B, Q4_K_M",
             licence="Apache-2.0",
             file="qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
             size=1_117_320_768,
@@ -70,7 +70,7 @@ CATALOGUE = {
         ),
         Weights(
             name="qwen2.5-coder-0.5b",
-            title="Qwen2.5-Coder 0.5B Instruct, Q4_K_M",
+            title="Qwen2.5-Coder 0.5B, Q4_K_M",
             licence="Apache-2.0",
             file="qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
             size=491_400_064,

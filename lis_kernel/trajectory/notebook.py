@@ -104,7 +104,7 @@ def source_of(cell: Mapping[str, Any]) -> str:
 
 
 def _joined(value: Any) -> Any:
-    """Undo nbformat's splitting of text into lines, and what a JavaScript editor does to numbers."""
+    """Whole floats as integers, which is what a JavaScript editor makes of them on saving."""
     if isinstance(value, dict):
         return {key: _joined(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -140,8 +140,8 @@ class Trajectory:
             "notebook": str(self.path),
         }
         cells = "".join(
-            f"<tr><th style='text-align:left;vertical-align:top'>{name}</th>"
-            f"<td style='text-align:left;white-space:pre-wrap'>{escape(str(value)[:2000])}</td></tr>"
+            f"<tr><th style='text-align:left'>{name}</th><td style='text-align:left;"
+            f"white-space:pre-wrap'>{escape(str(value)[:2000])}</td></tr>"
             for name, value in rows.items()
         )
         return f"<table>{cells}</table>"
@@ -156,7 +156,7 @@ def load(path: str | Path) -> Trajectory:
     """
     path = Path(path)
     try:
-        notebook = nbformat.reads(path.read_text("utf-8"), as_version=4)
+        notebook = nbformat.reads(path.read_text("utf-8"), as_version=4)  # type: ignore[no-untyped-call]
     except (ValueError, AttributeError, KeyError, nbformat.ValidationError) as error:
         raise SchemaError(f"{path}: not a Jupyter notebook: {error}") from error
     ours = notebook.get("metadata", {}).get(KEY)

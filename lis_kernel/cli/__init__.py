@@ -1,0 +1,59 @@
+"""The command `lis`. Each command is a file here; heavy parts are imported when a command runs.
+
+Exit codes: 0 submitted or done, 2 wrong usage, 3 a budget stopped the run, 4 the model failed,
+5 the sandbox failed, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from lis_kernel.cli import doctor, image, model, run, show
+from lis_kernel.errors import ConfigError, LisKernelError, ModelError, SandboxError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="lis",
+    help="Give any LLM a computer: sandboxed kernels, and every run an executable notebook.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+app.command("run", no_args_is_help=True)(run.run)
+app.command("show", no_args_is_help=True)(show.show)
+app.command("doctor")(doctor.doctor)
+app.add_typer(model.app, name="model")
+app.add_typer(image.app, name="image")
+
+
+@app.callback()
+def options(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens.")] = False,
+) -> None:
+    """Give any LLM a computer: sandboxed kernels, and every run an executable notebook."""
+    level = logging.DEBUG if verbose else logging.ERROR
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
+
+
+def main() -> None:
+    """The console script: errors of ours become one clear line and an exit code."""
+    try:
+        app()
+    except LisKernelError as error:
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {_plain(error)}")
+        code = {ConfigError: 2, ModelError: 4, SandboxError: 5}
+        sys.exit(next((n for kind, n in code.items() if isinstance(error, kind)), 1))
+
+
+def _plain(error: LisKernelError) -> str:
+    from rich.markup import escape
+
+    from lis_kernel.tools.terminal import plain_text
+
+    return escape(plain_text(str(error)))

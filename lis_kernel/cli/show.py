@@ -1,0 +1,70 @@
+"""`lis show`: a trajectory notebook in the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.padding import Padding
+from rich.panel import Panel
+from rich.rule import Rule
+from rich.syntax import Syntax
+from rich.text import Text
+
+from lis_kernel.cli.view import clipped, money, output_text
+from lis_kernel.errors import ConfigError, Tampered
+from lis_kernel.tools.terminal import plain_text
+from lis_kernel.trajectory import Trajectory, load
+
+__all__ = ["show"]
+
+
+def show(
+    notebook: Annotated[Path, typer.Argument(help="A trajectory notebook, or a run's folder.")],
+    full: Annotated[bool, typer.Option("--full", help="All lines of every output.")] = False,
+) -> None:
+    """Show what a run did: its task, turns, cells, outputs and outcome."""
+    path = notebook / "trajectory.ipynb" if notebook.is_dir() else notebook
+    if not path.is_file():
+        raise ConfigError("NOTEBOOK", f"{path} does not exist.", "Give a trajectory notebook.")
+    trajectory = load(path)
+    console = Console(highlight=False)
+    console.print(Panel(Text(plain_text(trajectory.task)), title="task", title_align="left"))
+    limit = 1_000_000 if full else 20
+    for turn in trajectory.turns:
+        console.print(Rule(Text(f"turn {turn.number}", style="dim"), align="left", style="dim"))
+        if text := plain_text(turn.reply.text).strip():
+            console.print(Padding(Markdown(text), (0, 0, 0, 2)))
+        for call in turn.calls:
+            lexer = "bash" if call.source.startswith("%%bash") else "python"
+            code = clipped(call.source.removeprefix("%%bash\n"), limit)
+            shown = Syntax(code, lexer, theme="ansi_dark", background_color="default")
+            console.print(Panel(shown, title=Text(call.call.name), title_align="left"))
+            printed = "".join(output_text(output) for output in call.outputs)
+            if printed.strip():
+                console.print(Padding(Text(clipped(printed, limit)), (0, 0, 0, 2)))
+            style = "green" if call.status == "ok" else "red"
+            console.print(Text(f"  {call.status} {call.seconds:.2f} s", style=style))
+    _outcome(console, trajectory)
+
+
+def _outcome(console: Console, trajectory: Trajectory) -> None:
+    reason = trajectory.stop_reason
+    lines = [
+        f"stopped   {reason.value if reason else 'unfinished: the run was killed'}"
+        + (f", {plain_text(trajectory.detail)}" if trajectory.detail else ""),
+        f"answer    {plain_text(trajectory.answer) if trajectory.answer is not None else '(none)'}",
+        f"model     {trajectory.model}",
+        f"used      {len(trajectory.turns)} turns, {money(trajectory.usage)}, "
+        f"{trajectory.seconds:.1f} s",
+    ]
+    if trajectory.files:
+        lines.append(f"files     {', '.join(plain_text(str(path)) for path in trajectory.files)}")
+    try:
+        lines.append(f"record    unchanged, {trajectory.verify()} cells checked")
+    except Tampered as error:
+        lines.append(f"record    CHANGED: {plain_text(str(error))}")
+    console.print(Panel(Text("\n".join(lines)), title="outcome", title_align="left"))

@@ -1,0 +1,230 @@
+"""The live view of a run in the terminal: a reader of events, nothing depends on it.
+
+On a terminal, finished parts are printed for good and a few moving lines stay below: the text as it
+streams, the running cell's last output, turn, tokens, cost and time. Elsewhere: plain lines. What
+a model or a sandbox said is stripped of control characters before it is printed.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import AbstractContextManager
+from types import TracebackType
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markdown import Markdown
+from rich.padding import Padding
+from rich.panel import Panel
+from rich.rule import Rule
+from rich.syntax import Syntax
+from rich.text import Text
+
+from lis_kernel.agent import events
+from lis_kernel.tools.terminal import plain_text
+from lis_kernel.types import Output, StopReason, Usage
+
+__all__ = ["LineView", "TerminalView", "View", "view_for"]
+
+OUTPUT_LINES = 12
+MOVING_LINES = 8
+
+
+def view_for(quiet: bool) -> View:
+    """The view that fits: none beside --json, moving on a terminal, lines elsewhere."""
+    if quiet:
+        return View()
+    return TerminalView() if sys.stdout.isatty() else LineView()
+
+
+class View(AbstractContextManager["View"]):
+    """Shows nothing; base of the others."""
+
+    def __call__(self, event: events.Event) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        pass
+
+
+def clipped(text: str, limit: int) -> str:
+    """The first lines of `text`, safe to print, with a note of how many are left out."""
+    lines = [line[:400] for line in plain_text(text).rstrip("\n").split("\n")]
+    if len(lines) <= limit:
+        return "\n".join(lines)
+    head = lines[: limit * 2 // 3]
+    tail = lines[-(limit - len(head)) :]
+    return "\n".join([*head, f"… {len(lines) - limit} more lines …", *tail])
+
+
+def output_text(output: Output) -> str:
+    """An output as one text: what it prints, or what kind of thing it shows."""
+    kind = output.get("output_type")
+    if kind == "stream":
+        return str(output.get("text", ""))
+    if kind == "error":
+        return "\n".join(str(line) for line in output.get("traceback", []))
+    data = output.get("data", {})
+    other = [mime for mime in data if mime != "text/plain"]
+    shown = str(data.get("text/plain", ""))
+    return (
+        f"{shown}{'  ' if shown and other else ''}{'[' + ', '.join(other) + ']' if other else ''}"
+    )
+
+
+def money(usage: Usage) -> str:
+    """Tokens and cost of a run so far."""
+    cost = "" if not usage.cost_usd else f" · ${usage.cost_usd:.4f}"
+    return f"{usage.total_tokens:,} tokens{cost}"
+
+
+class LineView(View):
+    """Plain lines, for logs and pipes."""
+
+    def __init__(self) -> None:
+        self._outputs: list[str] = []
+
+    def __call__(self, event: events.Event) -> None:
+        match event:
+            case events.RunStarted(path, task, config):
+                print(f"task: {clipped(task.prompt, 6)}")
+                print(f"model: {config.model.name}, sandbox: {config.sandbox.backend}")
+                print(f"notebook: {path}")
+            case events.Note(text):
+                print(f"note: {plain_text(text)}")
+            case events.ReplyFinished(reply, usage):
+                print(f"--- {money(usage)}, {reply.seconds:.1f} s")
+                if reply.text.strip():
+                    print(plain_text(reply.text).strip())
+            case events.CallStarted(call, source):
+                self._outputs = []
+                print(f">>> {call.name}\n{clipped(source, 30)}")
+            case events.CallOutput(output):
+                self._outputs.append(output_text(output))
+            case events.CallFinished(result, observation):
+                print(clipped("".join(self._outputs), 2 * OUTPUT_LINES))
+                word = "failed" if observation.is_error else "ok"
+                print(f"<<< {word}, {result.seconds:.2f} s")
+            case events.RunEnded(reason, detail, answer, path):
+                print(f"stopped: {reason.value} {plain_text(detail)}".rstrip())
+                print(f"answer: {plain_text(answer)}" if answer is not None else "no answer")
+                print(f"notebook: {path}")
+            case _:
+                return
+        sys.stdout.flush()
+
+
+class TerminalView(View):
+    """A moving view for a terminal."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False)
+        self._started = time.monotonic()
+        self._turn = 0
+        self._model = ""
+        self._usage = Usage()
+        self._said = ""
+        self._thought = ""
+        self._printed = ""
+        self._doing = "starting"
+        self._max_turns = 0
+        self._live = Live(
+            console=self.console, get_renderable=self._moving, refresh_per_second=8, transient=True
+        )
+
+    def __enter__(self) -> TerminalView:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._live.stop()
+
+    def _moving(self) -> RenderableType:
+        seconds = time.monotonic() - self._started
+        bar = Text.assemble(
+            (f" turn {self._turn}/{self._max_turns} ", "reverse"),
+            f" {self._doing} · {money(self._usage)} · {seconds:.0f} s · Ctrl-C stops",
+            style="dim",
+        )
+        tail = (self._said or self._thought or self._printed).rstrip()
+        lines = plain_text(tail).split("\n")[-MOVING_LINES:] if tail else []
+        width = max(20, self.console.width - 4)
+        shown = Text(
+            "\n".join(line[:width] for line in lines), style="dim" if self._thought else ""
+        )
+        return Group(Padding(shown, (0, 2)), bar) if lines else bar
+
+    def __call__(self, event: events.Event) -> None:
+        say = self.console.print
+        match event:
+            case events.RunStarted(_, task, config):
+                self._model, self._max_turns = config.model.name, config.budget.turns
+                names = ", ".join(path.name for path in task.files)
+                prompt = Text(clipped(task.prompt, 12))
+                if names:
+                    prompt.append(f"\nfiles: {plain_text(names)}", style="dim")
+                name = Text(f"{self._model} · {config.sandbox.backend}")
+                say(Panel(prompt, title=name, title_align="left", border_style="blue"))
+            case events.Note(text):
+                say(Text(f"  {plain_text(text)}", style="yellow"))
+            case events.TurnStarted(turn):
+                self._turn, self._said, self._thought, self._printed = turn, "", "", ""
+                self._doing = "the model is writing"
+            case events.TextStreamed("text", text):
+                self._said += text
+            case events.TextStreamed(_, text):
+                self._thought += text
+            case events.ReplyFinished(reply, usage):
+                self._usage, self._said, self._thought = usage, "", ""
+                say(Rule(Text(f"turn {self._turn}", style="dim"), align="left", style="dim"))
+                if text := plain_text(reply.text).strip():
+                    say(Padding(Markdown(text), (0, 0, 0, 2)))
+            case events.CallStarted(call, source):
+                self._doing, self._printed = f"{call.name} is running", ""
+                lexer = "bash" if source.startswith("%%bash") else "python"
+                code = clipped(source.removeprefix("%%bash\n"), 30)
+                body = Syntax(code, lexer, theme="ansi_dark", background_color="default")
+                name = Text(call.name)
+                say(Panel(body, title=name, title_align="left", border_style="dim"))
+            case events.CallOutput(output):
+                self._printed = (self._printed + output_text(output))[-200_000:]
+            case events.CallFinished(result, observation):
+                if self._printed.strip():
+                    say(Padding(Text(clipped(self._printed, OUTPUT_LINES)), (0, 0, 0, 2)))
+                mark, style = ("✗", "red") if observation.is_error else ("✓", "green")
+                code = (
+                    "" if observation.exit_code is None else f" exit code {observation.exit_code}"
+                )
+                word = "" if result.status in ("ok", "error") else f" {result.status}"
+                say(Text(f"  {mark}{code}{word} {result.seconds:.2f} s", style=style))
+                self._printed = ""
+            case events.RunEnded(reason, detail, answer, path):
+                self._live.stop()
+                self._end(reason, detail, answer, str(path))
+
+    def _end(self, reason: StopReason, detail: str, answer: str | None, path: str) -> None:
+        good = reason is StopReason.SUBMITTED
+        seconds = time.monotonic() - self._started
+        body = Text(plain_text(answer) if answer is not None else "no answer file")
+        if not good and answer is not None:
+            body.append("\n(not submitted: do not rely on it)", style="yellow")
+        if detail:
+            body.append(f"\n{plain_text(detail)}", style="red")
+        turns = f"{self._turn} turn{'s' if self._turn != 1 else ''}"
+        title = (
+            f"{reason.value.replace('_', ' ')} · {turns} · {money(self._usage)} · {seconds:.1f} s"
+        )
+        style = "green" if good else "red"
+        self.console.print(Panel(body, title=Text(title), title_align="left", border_style=style))
+        self.console.print(Text(f"notebook: {path}"), soft_wrap=True)

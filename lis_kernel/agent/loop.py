@@ -144,7 +144,7 @@ class _Run:
         self.model = model
         self.sandbox = sandbox
         self.tell = agent._tell
-        self.tools = toolset(self.config.tools)
+        self.tools = toolset(self.config.tools, self.config.limits.cell_seconds)
         self.protocol = self.config.protocol or model.default_protocol
         self.meter = Meter(self.config.budget)
         self.session = KernelSession(sandbox, self.config.limits, setup_source())

@@ -145,9 +145,9 @@ def _key(name: str, use: str) -> tuple[bool | None, str]:
 def _local() -> tuple[bool | None, str]:
     if find_spec("xllamacpp") is None:
         return None, "not installed: pip install 'lis-kernel[local]'"
-    from lis_kernel.models.weights import CATALOGUE, find
+    from lis_kernel.models.weights import CATALOGUE, local_path
 
-    here = [name for name in CATALOGUE if find(name)]
+    here = [name for name, weights in CATALOGUE.items() if local_path(weights)]
     return True, "weights: " + (", ".join(here) or "none yet, the first run fetches them (1.1 GB)")
 
 

@@ -11,10 +11,9 @@ from rich.markdown import Markdown
 from rich.padding import Padding
 from rich.panel import Panel
 from rich.rule import Rule
-from rich.syntax import Syntax
 from rich.text import Text
 
-from lis_kernel.cli.view import clipped, money, output_text
+from lis_kernel.cli.view import clipped, highlighted, money, output_text
 from lis_kernel.errors import ConfigError, Tampered
 from lis_kernel.tools.terminal import plain_text
 from lis_kernel.trajectory import Trajectory, load
@@ -39,9 +38,7 @@ def show(
         if text := plain_text(turn.reply.text).strip():
             console.print(Padding(Markdown(text), (0, 0, 0, 2)))
         for call in turn.calls:
-            lexer = "bash" if call.source.startswith("%%bash") else "python"
-            code = clipped(call.source.removeprefix("%%bash\n"), limit)
-            shown = Syntax(code, lexer, theme="ansi_dark", background_color="default")
+            shown = highlighted(call.call, call.source, limit)
             console.print(Panel(shown, title=Text(call.call.name), title_align="left"))
             printed = "".join(output_text(output) for output in call.outputs)
             if printed.strip():

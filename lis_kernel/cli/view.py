@@ -23,7 +23,7 @@ from rich.text import Text
 
 from lis_kernel.agent import events
 from lis_kernel.tools.terminal import plain_text
-from lis_kernel.types import Output, StopReason, Usage
+from lis_kernel.types import Output, StopReason, ToolCall, Usage
 
 __all__ = ["LineView", "TerminalView", "View", "view_for"]
 
@@ -76,6 +76,14 @@ def output_text(output: Output) -> str:
     return (
         f"{shown}{'  ' if shown and other else ''}{'[' + ', '.join(other) + ']' if other else ''}"
     )
+
+
+def highlighted(call: ToolCall, source: str, limit: int) -> Syntax:
+    """A call's cell with its colours: the command itself for bash, else the source."""
+    bash = call.name == "execute_bash"
+    code = str(call.arguments.get("command", "")) if bash else source
+    lexer = "bash" if bash else "python"
+    return Syntax(clipped(code, limit), lexer, theme="ansi_dark", background_color="default")
 
 
 def money(usage: Usage) -> str:
@@ -192,9 +200,7 @@ class TerminalView(View):
                     say(Padding(Markdown(text), (0, 0, 0, 2)))
             case events.CallStarted(call, source):
                 self._doing, self._printed = f"{call.name} is running", ""
-                lexer = "bash" if source.startswith("%%bash") else "python"
-                code = clipped(source.removeprefix("%%bash\n"), 30)
-                body = Syntax(code, lexer, theme="ansi_dark", background_color="default")
+                body = highlighted(call, source, 30)
                 name = Text(call.name)
                 say(Panel(body, title=name, title_align="left", border_style="dim"))
             case events.CallOutput(output):

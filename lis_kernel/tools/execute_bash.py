@@ -19,29 +19,34 @@ __all__ = ["ExecuteBash"]
 
 
 class ExecuteBash:
-    """Runs a shell command; the paper's tool, with its parameters."""
+    """Runs a shell command; the paper's tool, with its parameters.
 
-    spec = ToolSpec(
-        name="execute_bash",
-        description=(
-            "Run a bash command. It is one shell for the whole task: the directory, exported "
-            "variables, functions and background jobs are still there at the next call, and so "
-            "are files. Standard input is closed, so a command must not ask questions. A command "
-            "is stopped after 120 seconds; start longer work in the background with its output "
-            "in a file. You see the exit code, stdout and stderr; long output is cut in the "
-            "middle, and the text says in which file all of it lies."
-        ),
-        parameters={
-            "type": "object",
-            "properties": {
-                "command": {
-                    "type": "string",
-                    "description": "The command, of one or several lines.",
-                }
+    Args:
+        cell_seconds: the time limit that the model is told of.
+    """
+
+    def __init__(self, cell_seconds: float = 120.0) -> None:
+        self.spec = ToolSpec(
+            name="execute_bash",
+            description=(
+                "Run a bash command. It is one shell for the whole task: the directory, exported "
+                "variables, functions and background jobs are still there at the next call, and so "
+                "are files. Standard input is closed, so a command must not ask questions. A command "
+                f"is stopped after {cell_seconds:g} seconds; start longer work in the background with its output "
+                "in a file. You see the exit code, stdout and stderr; long output is cut in the "
+                "middle, and the text says in which file all of it lies."
+            ),
+            parameters={
+                "type": "object",
+                "properties": {
+                    "command": {
+                        "type": "string",
+                        "description": "The command, of one or several lines.",
+                    }
+                },
+                "required": ["command"],
             },
-            "required": ["command"],
-        },
-    )
+        )
 
     def to_cell(self, arguments: Mapping[str, Any]) -> str:
         command: str = check(self.spec, arguments)["command"]

@@ -15,23 +15,28 @@ __all__ = ["ExecutePython"]
 
 
 class ExecutePython:
-    """Runs Python in the notebook's own kernel."""
+    """Runs Python in the notebook's own kernel.
 
-    spec = ToolSpec(
-        name="execute_python",
-        description=(
-            "Run Python code as a cell of a Jupyter notebook. Variables, imports and functions "
-            "are still there at the next call. You see what it prints, the value of its last "
-            "expression and any traceback; long output is cut in the middle, and the text says "
-            "in which file all of it lies. Standard input is closed. A cell is stopped after 120 "
-            "seconds. The shell of execute_bash sees the same files, but not these variables."
-        ),
-        parameters={
-            "type": "object",
-            "properties": {"code": {"type": "string", "description": "The code of the cell."}},
-            "required": ["code"],
-        },
-    )
+    Args:
+        cell_seconds: the time limit that the model is told of.
+    """
+
+    def __init__(self, cell_seconds: float = 120.0) -> None:
+        self.spec = ToolSpec(
+            name="execute_python",
+            description=(
+                "Run Python code as a cell of a Jupyter notebook. Variables, imports and functions "
+                "are still there at the next call. You see what it prints, the value of its last "
+                "expression and any traceback; long output is cut in the middle, and the text says "
+                f"in which file all of it lies. Standard input is closed. A cell is stopped after "
+                f"{cell_seconds:g} seconds. The shell of execute_bash sees the same files, but not these variables."
+            ),
+            parameters={
+                "type": "object",
+                "properties": {"code": {"type": "string", "description": "The code of the cell."}},
+                "required": ["code"],
+            },
+        )
 
     def to_cell(self, arguments: Mapping[str, Any]) -> str:
         code: str = check(self.spec, arguments)["code"]

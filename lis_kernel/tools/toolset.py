@@ -20,17 +20,24 @@ ALIASES = {
 """Other names that models were trained on: understood in a call, never offered."""
 
 
-def toolset(name: str) -> dict[str, Tool]:
+def toolset(name: str, cell_seconds: float = 120.0) -> dict[str, Tool]:
     """The tools of `paper` or `notebook`, by name, in the order in which they are offered.
+
+    `cell_seconds` is the time limit that their descriptions name.
 
     Raises:
         ConfigError: there is no such set.
     """
     tools: list[Tool]
     if name == "paper":
-        tools = [ExecuteBash(), StrReplaceEditor(), Submit(answer=False)]
+        tools = [ExecuteBash(cell_seconds), StrReplaceEditor(), Submit(answer=False)]
     elif name == "notebook":
-        tools = [ExecuteBash(), ExecutePython(), StrReplaceEditor(), Submit(answer=True)]
+        tools = [
+            ExecuteBash(cell_seconds),
+            ExecutePython(cell_seconds),
+            StrReplaceEditor(),
+            Submit(answer=True),
+        ]
     else:
         raise ConfigError("tools", f"unknown tool set {name!r}.", "Known: paper, notebook.")
     return {tool.spec.name: tool for tool in tools}

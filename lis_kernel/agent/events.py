@@ -66,6 +66,8 @@ class TextStreamed:
 @dataclass(frozen=True)
 class ReplyFinished:
     reply: Reply
+    said: str
+    """The reply's text without the code blocks that are its calls."""
     usage: Usage
     """Summed over the run."""
 

@@ -39,7 +39,7 @@ from lis_kernel.kernel.session import KernelSession
 from lis_kernel.models import make_model
 from lis_kernel.protocols import Model, Sandbox
 from lis_kernel.tools import calls, observation
-from lis_kernel.tools.blocks import parse_blocks
+from lis_kernel.tools.blocks import parse_blocks, prose
 from lis_kernel.tools.toolset import toolset
 from lis_kernel.trajectory import Recorder, Trajectory
 from lis_kernel.trajectory.notebook import KEY, code_cell, markdown_cell
@@ -343,12 +343,13 @@ class _Run:
         reply = reply.model_copy(update={"seconds": time.monotonic() - started})
         context.calibrate(reply.usage.input_tokens)
         self.meter.add(reply.usage)
-        self.tell(events.ReplyFinished(reply, self.meter.usage))
+        said = prose(reply.text) if self.protocol == "blocks" else reply.text
+        self.tell(events.ReplyFinished(reply, said, self.meter.usage))
         ours = {"kind": "turn", "turn": turn, "reply": reply.model_dump(mode="json")}
         if dropped:
             ours["dropped"] = dropped
         name = self.recorder.new_id(f"turn-{turn}")
-        self.recorder.add(markdown_cell(name, _turn_text(turn, reply), ["lis-turn"], **ours))
+        self.recorder.add(markdown_cell(name, _turn_text(turn, reply, said), ["lis-turn"], **ours))
         return reply
 
     async def _act(self, context: Context, reply: Reply) -> bool:
@@ -499,13 +500,13 @@ def _result(raw: RawCall, text: str, is_error: bool) -> ToolResult:
     return ToolResult(call_id=raw.id, name=raw.name, text=text, is_error=is_error)
 
 
-def _turn_text(turn: int, reply: Reply) -> str:
+def _turn_text(turn: int, reply: Reply, said: str) -> str:
     usage = reply.usage
     head = (
         f"**Turn {turn}** · {usage.input_tokens} → {usage.output_tokens} tokens"
         f" · {reply.seconds:.1f} s"
     )
-    return f"{head}\n\n{reply.text}".rstrip()
+    return f"{head}\n\n{said}".rstrip()
 
 
 def _cleaned(value: Any) -> Any:

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from lis_kernel.cli.view import clipped, highlighted, money, output_text
 from lis_kernel.errors import ConfigError, Tampered
+from lis_kernel.tools.blocks import prose
 from lis_kernel.tools.terminal import plain_text
 from lis_kernel.trajectory import Trajectory, load
 
@@ -33,9 +34,11 @@ def show(
     console = Console(highlight=False)
     console.print(Panel(Text(plain_text(trajectory.task)), title="task", title_align="left"))
     limit = 1_000_000 if full else 20
+    blocks = trajectory.metadata.get("protocol") == "blocks"
     for turn in trajectory.turns:
         console.print(Rule(Text(f"turn {turn.number}", style="dim"), align="left", style="dim"))
-        if text := plain_text(turn.reply.text).strip():
+        said = prose(turn.reply.text) if blocks else turn.reply.text
+        if text := plain_text(said).strip():
             console.print(Padding(Markdown(text), (0, 0, 0, 2)))
         for call in turn.calls:
             shown = highlighted(call.call, call.source, limit)

@@ -106,10 +106,10 @@ class LineView(View):
                 print(f"notebook: {path}")
             case events.Note(text):
                 print(f"note: {plain_text(text)}")
-            case events.ReplyFinished(reply, usage):
+            case events.ReplyFinished(reply, said, usage):
                 print(f"--- {money(usage)}, {reply.seconds:.1f} s")
-                if reply.text.strip():
-                    print(plain_text(reply.text).strip())
+                if text := plain_text(said).strip():
+                    print(text)
             case events.CallStarted(call, source):
                 self._outputs = []
                 print(f">>> {call.name}\n{clipped(source, 30)}")
@@ -193,10 +193,10 @@ class TerminalView(View):
                 self._said += text
             case events.TextStreamed(_, text):
                 self._thought += text
-            case events.ReplyFinished(reply, usage):
+            case events.ReplyFinished(_, said, usage):
                 self._usage, self._said, self._thought = usage, "", ""
                 say(Rule(Text(f"turn {self._turn}", style="dim"), align="left", style="dim"))
-                if text := plain_text(reply.text).strip():
+                if text := plain_text(said).strip():
                     say(Padding(Markdown(text), (0, 0, 0, 2)))
             case events.CallStarted(call, source):
                 self._doing, self._printed = f"{call.name} is running", ""

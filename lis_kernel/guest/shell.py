@@ -3,9 +3,8 @@ def _make_bash():
 
     A command runs by `eval` in that bash with stdin closed; its exit status and the shell's state
     come back on a descriptor of their own, so nothing is read out of the text. A non-zero exit
-    raises CommandFailed. An interrupt stops the command and keeps the shell; if bash itself ends
-    (`exit`, `set -e`, a loop that had to be killed) a new one takes over directory, environment
-    and functions.
+    raises CommandFailed. Where bash itself ends (`exit`, `set -e`, a command that had to be
+    stopped), the next one takes over its directory, environment, functions and aliases.
     """
     import codecs
     import os
@@ -20,28 +19,32 @@ def _make_bash():
 
     END = b"\0END\0"
     IDLE_BYTES, BUSY_BYTES = 64_000, 4_000_000
-    # Dumps the state that a new bash needs to take over; also run by bash as it exits.
-    DRIVER = r"""
+    # Reports a command's status and the state that a new bash needs; bash runs it at its exit too.
+    DRIVER = rb"""
 __lis_done() {
   local s=$?
   { builtin printf '%d\0' "$s"; builtin pwd; builtin export -p; builtin declare -f
-    builtin alias -p; builtin printf '\0END\0'; } >&8
+    builtin alias -p; builtin printf '%s\0END\0' "$1"; } >&8
   return $s
 }
-trap '{ __lis_done; } 2>/dev/null' EXIT
+trap '{ __lis_done last; } 2>/dev/null' EXIT
 shopt -s expand_aliases
 """
 
     class CommandFailed(Exception):
         def __init__(self, code, note=""):
-            self.code = code
             super().__init__(f"exit code {code}" + (f" ({note})" if note else ""))
 
         def _render_traceback_(self):
             return [str(self)]
 
-    def children(root):
-        """Pids below `root`, itself left out."""
+    def quoted(data):
+        return shlex.quote(data.decode("utf-8", "surrogateescape")).encode(
+            "utf-8", "surrogateescape"
+        )
+
+    def below(roots):
+        """The pids of `roots` that are alive, and of all processes below them."""
         parents = {}
         for name in os.listdir("/proc"):
             if name.isdigit():
@@ -50,10 +53,10 @@ shopt -s expand_aliases
                         parents[int(name)] = int(file.read().rpartition(b")")[2].split()[1])
                 except (OSError, IndexError, ValueError):
                     continue
-        found, new = set(), {root}
+        found, new = set(), roots & set(parents)
         while new:
-            new = {pid for pid, parent in parents.items() if parent in new} - found
             found |= new
+            new = {pid for pid, parent in parents.items() if parent in new} - found
         return found
 
     def signal_all(pids, number):
@@ -63,77 +66,98 @@ shopt -s expand_aliases
             except OSError:
                 pass
 
-    class Shell:
+    class Printed:
+        """What every bash and its background jobs wrote and nobody has shown yet."""
+
         def __init__(self):
-            self.state = b""
-            self.process = None
+            self.changed = threading.Condition()
+            self.pieces, self.size, self.busy = deque(), 0, False
+            self.begin()
 
-        def start(self):
+        def begin(self):
+            self.decoders = {
+                name: codecs.getincrementaldecoder("utf-8")("replace")
+                for name in ("stdout", "stderr")
+            }
+
+        def put(self, name, data):
+            with self.changed:
+                while self.busy and self.size > BUSY_BYTES:
+                    self.changed.wait(1)  # the writer must wait until it has been shown
+                self.pieces.append((name, data))
+                self.size += len(data)
+                while not self.busy and self.size > IDLE_BYTES and len(self.pieces) > 1:
+                    self.size -= len(self.pieces.popleft()[1])  # no cell runs: keep the newest
+                self.changed.notify_all()
+
+        def show(self):
+            """Print it; the lock is held only to take it."""
+            with self.changed:
+                pieces, self.pieces, self.size = self.pieces, deque(), 0
+                self.changed.notify_all()
+            for name, data in pieces:
+                getattr(sys, name).write(self.decoders[name].decode(data))
+
+    class Bash:
+        """One bash process, with a thread that alone reads its pipes."""
+
+        def __init__(self, printed, state):
+            self.printed, self.reports, self.closed = printed, deque(), False
             out, err, status = os.pipe(), os.pipe(), os.pipe()
-
-            environment = dict(os.environ, TERM="dumb", PAGER="cat", GIT_PAGER="cat")
             self.process = subprocess.Popen(
                 ["bash", "--noprofile", "--norc", "-s"],
                 stdin=subprocess.PIPE,
                 stdout=out[1],
                 stderr=err[1],
-                env=environment,
+                env=dict(os.environ, TERM="dumb", PAGER="cat", GIT_PAGER="cat"),
                 pass_fds=(status[1],),
                 start_new_session=True,
             )
             for fd in (out[1], err[1], status[1]):
                 os.close(fd)
-            self.ready = threading.Condition()
-            self.pieces, self.size, self.busy, self.closed = deque(), 0, False, False
-            self.reports = deque()
             for fd in (out[0], err[0], status[0]):
                 os.set_blocking(fd, False)
-            pump = threading.Thread(target=self.pump, args=(out[0], err[0], status[0]), daemon=True)
-            pump.start()
+            fds = (out[0], err[0], status[0])
+            threading.Thread(target=self.pump, args=fds, daemon=True).start()
             text = b"" if status[1] == 8 else b"exec 8>&%d %d>&-\n" % (status[1], status[1])
-            text += DRIVER.encode()
-            if self.state:
-                text += b"eval " + shlex.quote(
-                    self.state.decode("utf-8", "surrogateescape")
-                ).encode("utf-8", "surrogateescape")
-                text += b" >/dev/null 2>&1\n"
-            self.send(text)
+            self.send(text + DRIVER + b"eval " + quoted(state) + b" >/dev/null 2>&1\n")
+
+        def send(self, data):
+            try:
+                self.process.stdin.write(data)
+                self.process.stdin.flush()
+            except OSError:
+                pass  # bash is gone: seen as `closed`
 
         def pump(self, out, err, status):
-            """Reads the three pipes for as long as they are open; the only reader."""
             names = {out: "stdout", err: "stderr"}
             poller = select.poll()
-            for fd in (out, err, status):
+            opened, report = {out, err, status}, b""
+            for fd in opened:
                 poller.register(fd, select.POLLIN)
-            open_fds, report = {out, err, status}, b""
-            while open_fds:
+            while opened:
                 for fd, _ in poller.poll():
-                    ended = not self.drain(fd, names) if fd in names else False
                     if fd == status:
-                        try:
-                            data = os.read(fd, 65536)
-                        except BlockingIOError:
-                            continue
-                        report, ended = report + data, not data
+                        data = os.read(fd, 65536)
+                        ended = not data
+                        report += data
                         if ended or report.endswith(END):
-                            for other in names:
-                                if other in open_fds:
-                                    self.drain(other, names)  # printed before the report
-                            if report.endswith(END):
-                                with self.ready:
-                                    self.reports.append(report)
-                                    self.ready.notify_all()
-                                report = b""
+                            for other in opened & set(names):
+                                self.drain(other, names[other])  # printed before the report
+                            with self.printed.changed:
+                                if report.endswith(END):
+                                    self.reports.append(report[: -len(END)])
+                                    report = b""
+                                self.closed = ended
+                                self.printed.changed.notify_all()
+                    else:
+                        ended = not self.drain(fd, names[fd])
                     if ended:
                         poller.unregister(fd)
-                        open_fds.discard(fd)
+                        opened.discard(fd)
                         os.close(fd)
-                        if fd == status:
-                            with self.ready:
-                                self.closed = True
-                                self.ready.notify_all()
 
-        def drain(self, fd, names):
+        def drain(self, fd, name):
             """Take what is there, at most 1 MB; False at the end of the stream."""
             taken = 0
             while taken < 1_000_000:
@@ -144,101 +168,80 @@ shopt -s expand_aliases
                 if not data:
                     return False
                 taken += len(data)
-                with self.ready:
-                    while self.busy and self.size > BUSY_BYTES:
-                        self.ready.wait(1)
-                    self.pieces.append((names[fd], data))
-                    self.size += len(data)
-                    while not self.busy and self.size > IDLE_BYTES and len(self.pieces) > 1:
-                        self.size -= len(self.pieces.popleft()[1])
-                    self.ready.notify_all()
+                self.printed.put(name, data)
             return True
 
-        def send(self, data):
-            try:
-                self.process.stdin.write(data)
-                self.process.stdin.flush()
-            except OSError:
-                pass  # bash is gone: seen as `closed`
+    class Shell:
+        """Runs commands in the bash that lives now."""
 
-        def show(self, decoders):
-            """Print what has come; with the lock held only to take it."""
-            with self.ready:
-                pieces, self.pieces, self.size = self.pieces, deque(), 0
-                self.ready.notify_all()
-            for name, data in pieces:
-                getattr(sys, name).write(decoders[name].decode(data))
+        def __init__(self):
+            self.printed, self.bash, self.state = Printed(), None, b""
 
         def run(self, command):
-            if self.process is None or self.process.poll() is not None:
-                self.start()
-            decoders = {
-                name: codecs.getincrementaldecoder("utf-8")("replace")
-                for name in ("stdout", "stderr")
-            }
-            before = children(self.process.pid)
-            text = command.replace("\0", "")
-            with self.ready:
-                self.busy = True
-                self.reports.clear()
-            line = "eval " + shlex.quote(text) + " </dev/null 8>&-\n{ __lis_done; } 2>/dev/null\n"
+            """The exit status of `command`; what it printed has been shown."""
+            if self.bash is None or self.bash.process.poll() is not None:
+                self.bash = Bash(self.printed, self.state)
+            bash, printed = self.bash, self.printed
+            before = below({bash.process.pid})
+            printed.begin()
+            with printed.changed:
+                printed.busy = True
+                bash.reports.clear()
+            text = quoted(command.replace("\0", "").encode("utf-8", "surrogateescape"))
             try:
-                self.send(line.encode("utf-8", "surrogateescape"))
-                while True:
-                    with self.ready:
-                        if not (self.pieces or self.reports or self.closed):
-                            self.ready.wait(0.5)
-                        done = bool(self.reports) or self.closed
-                    self.show(decoders)
-                    if done:
-                        break
+                bash.send(b"eval " + text + b" </dev/null 8>&-\n{ __lis_done; } 2>/dev/null\n")
+                while not (bash.reports or bash.closed):
+                    with printed.changed:
+                        if not (printed.pieces or bash.reports or bash.closed):
+                            printed.changed.wait(0.5)
+                    printed.show()
+                printed.show()
+                return self.ended()
             except KeyboardInterrupt:
-                self.interrupt(before, decoders)
+                self.interrupt(before)
                 raise CommandFailed(130, "interrupted") from None
             finally:
-                with self.ready:
-                    self.busy = False
-            return self.report()
+                with printed.changed:
+                    printed.busy = False
 
-        def report(self):
-            """Exit status of the command that just ended; remembers the shell's state."""
-            if not self.reports:
-                code = self.process.wait()
-                self.process = None
+        def ended(self):
+            """The status that bash reported, or died with; remembers the state it left."""
+            bash = self.bash
+            if not bash.reports:
+                self.bash = None
+                code = bash.process.wait()
                 return 128 - code if code < 0 else code
-            status, _, rest = self.reports.popleft().partition(b"\0")
-            directory, _, state = rest[: -len(END)].partition(b"\n")
-            where = shlex.quote(directory.decode("utf-8", "surrogateescape"))
-            self.state = b"cd " + where.encode("utf-8", "surrogateescape") + b"\n" + state
-            if self.closed:
-                self.process.wait()
-                self.process = None
+            status, _, rest = bash.reports.popleft().partition(b"\0")
+            rest, _, last = rest.rpartition(b"\n")
+            directory, _, state = rest.partition(b"\n")
+            self.state = b"cd " + quoted(directory) + b"\n" + state
+            if last:
+                self.bash = None
+                bash.process.wait()
             return int(status)
 
-        def interrupt(self, before, decoders):
-            """Stop the command and all it started; keep bash where it lets us."""
+        def interrupt(self, before):
+            """Stop the command and all that it started; older background jobs live on."""
+            bash, printed = self.bash, self.printed
             old = signal.signal(signal.SIGINT, signal.SIG_IGN)
             try:
-                for number, patience in ((signal.SIGINT, 1.0), (signal.SIGKILL, 0.7)):
+                started = below({bash.process.pid}) - before
+                # bash ends as soon as the command lets it, so what follows in the cell never runs
+                signal_all([bash.process.pid], signal.SIGTERM)
+                for number, patience in ((signal.SIGINT, 1.0), (signal.SIGKILL, 1.0)):
                     deadline = time.monotonic() + patience
-                    while time.monotonic() < deadline and not (self.reports or self.closed):
-                        signal_all(children(self.process.pid) - before, number)
-                        with self.ready:
-                            self.ready.wait(0.05)
-                        self.show(decoders)
-                    if self.reports or self.closed:
-                        break
-                else:
-                    self.process.kill()  # a loop in bash itself
-                    signal_all(children(self.process.pid) - before, signal.SIGKILL)
-                    self.process.wait()
-                with self.ready:
-                    self.ready.wait_for(lambda: self.reports or self.closed, 0.5)
-                self.show(decoders)
-                if self.reports:
-                    self.report()
-                elif self.process and self.process.poll() is not None:
-                    self.process = None
+                    while time.monotonic() < deadline and (started or not bash.closed):
+                        signal_all(started, number)
+                        with printed.changed:
+                            printed.changed.wait(0.05)
+                        printed.show()
+                        started = below(started | {bash.process.pid}) - before
+                bash.process.kill()
+                with printed.changed:
+                    printed.changed.wait_for(lambda: bash.closed, 0.5)
+                printed.show()
+                self.ended()
+                self.bash = None
             finally:
                 signal.signal(signal.SIGINT, old)
 

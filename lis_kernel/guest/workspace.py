@@ -1,5 +1,5 @@
 def _enter_testbed():
-    """Make the folders that the cells below use, and go there; in the sandbox they exist already."""
+    """Make the folders that the cells below use, and go there; a sandbox has them already."""
     import os
     import sys
 

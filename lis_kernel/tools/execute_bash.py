@@ -30,11 +30,11 @@ class ExecuteBash:
             name="execute_bash",
             description=(
                 "Run a bash command. It is one shell for the whole task: the directory, exported "
-                "variables, functions and background jobs are still there at the next call, and so "
-                "are files. Standard input is closed, so a command must not ask questions. A command "
-                f"is stopped after {cell_seconds:g} seconds; start longer work in the background with its output "
-                "in a file. You see the exit code, stdout and stderr; long output is cut in the "
-                "middle, and the text says in which file all of it lies."
+                "variables, functions and background jobs are still there at the next call, and "
+                "so are files. Standard input is closed, so a command must not ask questions. A "
+                f"command is stopped after {cell_seconds:g} seconds; start longer work in the "
+                "background with its output in a file. You see the exit code, stdout and stderr; "
+                "long output is cut in the middle, and the text says in which file all of it lies."
             ),
             parameters={
                 "type": "object",

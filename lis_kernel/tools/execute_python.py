@@ -28,8 +28,9 @@ class ExecutePython:
                 "Run Python code as a cell of a Jupyter notebook. Variables, imports and functions "
                 "are still there at the next call. You see what it prints, the value of its last "
                 "expression and any traceback; long output is cut in the middle, and the text says "
-                f"in which file all of it lies. Standard input is closed. A cell is stopped after "
-                f"{cell_seconds:g} seconds. The shell of execute_bash sees the same files, but not these variables."
+                "in which file all of it lies. Standard input is closed. A cell is stopped after "
+                f"{cell_seconds:g} seconds. The shell of execute_bash sees the same files, but not "
+                "these variables."
             ),
             parameters={
                 "type": "object",

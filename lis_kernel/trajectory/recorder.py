@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -101,7 +100,7 @@ def _text(cell: Cell) -> str:
     if "outputs" in cell:
         split["outputs"] = [_split(output) for output in cell["outputs"]]
     text = json.dumps(split, indent=1, sort_keys=True, ensure_ascii=False)
-    return textwrap.indent(text, "  ", lambda _: True)
+    return "  " + text.replace("\n", "\n  ")  # not textwrap: it splits inside strings too
 
 
 def _split(output: Mapping[str, Any]) -> dict[str, Any]:

@@ -219,7 +219,7 @@ async def test_not_a_model(tmp_path: Path) -> None:
     bad = tmp_path / "bad.gguf"
     bad.write_bytes(b"not a model at all")
     model = LocalModel(ModelConfig(name=f"local/{bad}"))
-    with pytest.raises(ModelUnavailable, match=r"could not serve .*bad\.gguf.*failed to load"):
+    with pytest.raises(ModelUnavailable, match=r"could not serve .*bad\.gguf.*\n.*failed to load"):
         await model.generate([UserMessage(text="hi")], [])
     await model.aclose()
 

@@ -1,0 +1,69 @@
+"""What a test needs of the machine, said by its markers.
+
+`bwrap`, `localmodel` and `docker` tests look for their need first. Where it is missing they are
+skipped with the reason on a user's machine, and fail under `CI=true`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from functools import cache
+
+import pytest
+
+from lis_kernel.errors import SandboxUnavailable
+from lis_kernel.models import weights
+from lis_kernel.sandbox import bubblewrap, image
+
+WEIGHTS = weights.local_path(weights.find(weights.DEFAULT))  # before a test moves HOME
+
+
+@cache
+def no_bwrap() -> str:
+    """Why there is no bubblewrap sandbox here, or nothing. Builds the image the first time."""
+    try:
+        bubblewrap.check()
+        image.build()
+    except SandboxUnavailable as error:
+        return str(error)
+    return ""
+
+
+@cache
+def no_weights() -> str:
+    """Why the local model cannot run here, or nothing. Does not fetch its 1 GB."""
+    return "" if WEIGHTS else f"the weights are missing: run `lis model pull {weights.DEFAULT}`"
+
+
+@cache
+def no_docker() -> str:
+    """Why there is no Docker here, or nothing."""
+    if shutil.which("docker") is None:
+        return "docker is not installed"
+    asked = subprocess.run(["docker", "info"], capture_output=True, text=True, check=False)
+    return asked.stderr.strip() or "docker info failed" if asked.returncode else ""
+
+
+NEEDS: dict[str, Callable[[], str]] = {
+    "bwrap": no_bwrap,
+    "localmodel": no_weights,
+    "docker": no_docker,
+}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker, missing in NEEDS.items():
+        if item.get_closest_marker(marker) and (reason := missing()):
+            if os.environ.get("CI") == "true":
+                pytest.fail(f"CI must have what {marker} tests need: {reason}", pytrace=False)
+            pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def sandbox_image() -> image.Image:
+    """The built image of the bubblewrap sandbox; for tests with the marker `bwrap`."""
+    return image.build()

@@ -13,23 +13,27 @@ import contextlib
 import hashlib
 import json
 import logging
+import math
 import time
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel
 
 from lis_kernel import registry
 from lis_kernel.agent import events
 from lis_kernel.agent.budget import Meter
 from lis_kernel.agent.context import Context
 from lis_kernel.agent.prompts import PROMPT_VERSION, first_messages
-from lis_kernel.agent.workspace import RunFolder, check_files
+from lis_kernel.agent.workspace import RunFolder, check_files, given_name
 from lis_kernel.config import RunConfig
 from lis_kernel.errors import (
     ConfigError,
     ContextOverflow,
     KernelError,
+    LisKernelError,
     ModelError,
     SandboxError,
     ToolError,
@@ -65,6 +69,10 @@ log = logging.getLogger(__name__)
 
 ANSWER_FILES = ("/testbed/output/answer.txt", "/testbed/answer.txt")
 ANSWER_BYTES = 1_000_000
+REFUSALS = 100
+"""Most sentences about files that were not taken out; a sandbox can make a million symlinks."""
+NESTING = 50
+"""Levels of a reply's JSON that are kept as JSON; what lies deeper is kept as text."""
 SETUP = ("workspace.py", "shell.py", "editor.py", "submit.py")
 """Guest files whose text is the setup cell: after it, every cell runs in a stock kernel too."""
 
@@ -90,7 +98,7 @@ class Agent:
         self.config = config
         self.out = Path(out)
         self._given = model
-        self._tell = on_event
+        self._on_event = on_event
         self._work: asyncio.Task[StopReason] | None = None
         self._sandbox: Sandbox | None = None
         self._stopped = False
@@ -116,22 +124,30 @@ class Agent:
         """
         check_files(task.files)
         model = self._given or make_model(self.config.model)
-        sandbox = registry.load(registry.SANDBOXES, self.config.sandbox.backend, "--backend")(
-            self.config.sandbox,
-            self.config.limits,
-            caps={
-                "spill_lines": observation.HEAD_LINES + observation.TAIL_LINES,
-                "spill_chars": observation.STREAM_CHARS,
-            },
-            say=lambda text: self._tell(events.Note(text)),
-        )
-        self._sandbox = sandbox
-        run = _Run(self, task, model, sandbox)
         try:
-            return await run.carry_out()
+            self._sandbox = registry.load(
+                registry.SANDBOXES, self.config.sandbox.backend, "--backend"
+            )(
+                self.config.sandbox,
+                self.config.limits,
+                caps={
+                    "spill_lines": observation.HEAD_LINES + observation.TAIL_LINES,
+                    "spill_chars": observation.STREAM_CHARS,
+                },
+                say=lambda text: self._tell(events.Note(text)),
+            )
+            return await _Run(self, task, model, self._sandbox).carry_out()
         finally:
+            self._work, self._sandbox, self._stopped = None, None, False
             if self._given is None:
                 await model.aclose()
+
+    def _tell(self, event: events.Event) -> None:
+        """A view that fails is no reason to stop a run, or to call the sandbox or model broken."""
+        try:
+            self._on_event(event)
+        except Exception as error:
+            log.warning("on_event failed: %s: %s", type(error).__name__, error)
 
 
 class _Run:
@@ -158,7 +174,7 @@ class _Run:
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "task": {
                 "prompt": clean_text(self.task.prompt),
-                "files": [path.name for path in self.task.files],
+                "files": [clean_text(given_name(path)) for path in self.task.files],
             },
             "config": self.config.model_dump(mode="json"),
             "protocol": self.protocol,
@@ -181,22 +197,37 @@ class _Run:
             late = not done
         except asyncio.CancelledError as error:
             cancelled, late = error, False
-        if not work.done():
-            work.cancel()
-            await asyncio.wait({work})
-        reason, detail = self._outcome(work, late)
-        answer, files, refused = await asyncio.to_thread(self._take_out)
-        with contextlib.suppress(Exception):
-            await self.session.close()
-        await self.sandbox.stop()
-        self._close(reason, detail, answer, files, refused, time.monotonic() - started)
-        self.tell(events.RunEnded(reason, detail, answer, self.folder.notebook))
+        ending = asyncio.create_task(self._end(work, late, started))
+        while not ending.done():
+            try:
+                await asyncio.shield(ending)
+            except asyncio.CancelledError as error:  # an impatient caller does not cut the end
+                cancelled = error
+        ending.result()
         if cancelled is not None:
             raise cancelled
         failure = _exception(work)
         if isinstance(failure, ConfigError):
             raise failure
         return Trajectory(self.folder.notebook, self.recorder.notebook)
+
+    async def _end(self, work: asyncio.Task[StopReason], late: bool, started: float) -> None:
+        """Stop what still runs, take out the files, close the notebook; whatever fails."""
+        if not work.done():
+            work.cancel()
+            await asyncio.wait({work})
+        reason, detail = self._outcome(work, late)
+        answer, files, refused, failure = await asyncio.to_thread(self._take_out)
+        if failure and reason is StopReason.SUBMITTED:
+            reason = StopReason.INTERRUPTED if self.agent._stopped else StopReason.SANDBOX_LOST
+            detail, answer = failure, None
+        try:
+            with contextlib.suppress(Exception):
+                await self.session.close()
+            await self.sandbox.stop()
+        finally:
+            self._close(reason, detail, answer, files, refused, time.monotonic() - started)
+        self.tell(events.RunEnded(reason, detail, answer, self.folder.notebook))
 
     def _outcome(self, work: asyncio.Task[StopReason], late: bool) -> tuple[StopReason, str]:
         """Why the work ended, and a sentence about it."""
@@ -217,21 +248,34 @@ class _Run:
         log.error("the run failed", exc_info=error)
         return StopReason.SANDBOX_ERROR, f"{type(error).__name__}: {error}"
 
-    def _take_out(self) -> tuple[str | None, list[str], list[str]]:
-        """Answer and files, with the sandbox's processes still there."""
+    def _take_out(self) -> tuple[str | None, list[str], list[str], str]:
+        """Answer, files and refusals, with the sandbox's processes still there; what failed."""
+        answer: str | None = None
+        files: list[str] = []
+        refused: list[str] = []
+        failure = ""
         try:
             found = (self.sandbox.read(path, ANSWER_BYTES) for path in ANSWER_FILES)
             data = next((data for data in found if data and data.strip()), None)
             answer = None if data is None else data.decode("utf-8", "replace").rstrip("\r\n")
-            files, refused = self.sandbox.collect(
+            names, refused = self.sandbox.collect(
                 "/testbed/output", self.folder.files, self.config.limits.collect_bytes
             )
-        except (SandboxError, OSError) as error:
-            log.debug("nothing could be taken out: %s", error)
-            return None, [], []
+            files = [name for name in names if clean_text(name) == name]
+            refused += [
+                f"{ascii(name)}: taken out, but its name is no Unicode and cannot be listed"
+                for name in names
+                if clean_text(name) != name
+            ]
+        except Exception as error:  # of a hostile folder, or of a sandbox that is gone
+            log.debug("not everything could be taken out", exc_info=error)
+            failure = f"nothing could be taken out: {type(error).__name__}: {error}"
+            refused.append(failure)
+        if len(refused) > REFUSALS:
+            refused[REFUSALS:] = [f"and {len(refused) - REFUSALS} more"]
         for sentence in refused:
             self.tell(events.Note(f"not taken out: {sentence}"))
-        return answer, files, refused
+        return answer, files, refused, failure
 
     def _close(
         self,
@@ -274,10 +318,14 @@ class _Run:
         finally:
             messages = self._open_notebook()
         for path in self.task.files:
-            await asyncio.to_thread(self.sandbox.put, path, f"/testbed/input/{path.name}")
+            await asyncio.to_thread(self.sandbox.put, path, f"/testbed/input/{given_name(path)}")
         setup = code_cell("setup", setup_source(), ["lis-setup"], folded=True, kind="setup")
         self.recorder.begin(setup)
-        result = await self.session.start()
+        try:
+            result = await self.session.start()
+        except BaseException as error:
+            self.recorder.finish(status=_cut(error))
+            raise
         setup["execution_count"] = result.execution_count
         self.recorder.finish(seconds=result.seconds, status=result.status)
         specs = [tool.spec for tool in self.tools.values()] if self.protocol == "tools" else []
@@ -321,6 +369,7 @@ class _Run:
     async def _ask(self, context: Context, specs: list[ToolSpec]) -> Reply:
         """One model call, retried with a shorter conversation when the provider asks for that."""
         turn = self.meter.turns + 1
+        self.recorder.flush()  # the model may think for long
         self.tell(events.TurnStarted(turn))
         dropped: list[str] = []
         for attempt in range(3):
@@ -339,7 +388,11 @@ class _Run:
                 if attempt == 2:
                     raise
                 context.shrink()
-        reply = Reply.model_validate(_cleaned(reply.model_dump(mode="json")))
+            except LisKernelError:
+                raise
+            except Exception as error:  # a client that does not keep to its errors
+                raise ModelError(f"{type(error).__name__}: {error}") from error
+        reply = Reply.model_validate(_cleaned(dict(reply)))
         reply = reply.model_copy(update={"seconds": time.monotonic() - started})
         context.calibrate(reply.usage.input_tokens)
         self.meter.add(reply.usage)
@@ -445,12 +498,7 @@ class _Run:
                 source, on_output=lambda output: self.tell(events.CallOutput(output))
             )
         except BaseException as error:
-            cut = isinstance(error, asyncio.CancelledError)
-            partial = CellResult(
-                outputs=self.session.interrupted if cut else (),
-                status="interrupted" if cut else "died",
-            )
-            self._finish(cell, call, partial)
+            self._finish(cell, call, CellResult(outputs=self.session.partial, status=_cut(error)))
             raise
         return self._finish(cell, call, result)
 
@@ -509,15 +557,33 @@ def _turn_text(turn: int, reply: Reply, said: str) -> str:
     return f"{head}\n\n{said}".rstrip()
 
 
-def _cleaned(value: Any) -> Any:
-    """`value` with every text valid Unicode: a model's JSON may hold half of a surrogate pair."""
+def _cleaned(value: Any, depth: int = NESTING) -> Any:
+    """`value` as JSON that every reader takes: valid Unicode, finite numbers, bounded nesting."""
     if isinstance(value, str):
         return clean_text(value)
-    if isinstance(value, list):
-        return [_cleaned(item) for item in value]
-    if isinstance(value, Mapping):
-        return {clean_text(str(key)): _cleaned(item) for key, item in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, BaseModel):
+        value = dict(value)
+    if isinstance(value, Mapping | list | tuple):
+        if depth == 0:
+            return clean_text(_flat(value))
+        if isinstance(value, Mapping):
+            return {clean_text(str(k)): _cleaned(v, depth - 1) for k, v in value.items()}
+        return [_cleaned(item, depth - 1) for item in value]
     return value
+
+
+def _flat(value: Any) -> str:
+    try:
+        return json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        return "[nested too deeply]"
+
+
+def _cut(error: BaseException) -> Literal["interrupted", "died"]:
+    """The status of a cell that `error` ended."""
+    return "interrupted" if isinstance(error, asyncio.CancelledError) else "died"
 
 
 def _exception(work: asyncio.Task[StopReason]) -> BaseException | None:

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from pathlib import Path
 
 from lis_kernel.errors import ConfigError
 
-__all__ = ["RunFolder", "check_files"]
+__all__ = ["RunFolder", "check_files", "given_name"]
 
 
 def check_files(paths: tuple[Path, ...]) -> None:
@@ -30,7 +31,7 @@ def check_files(paths: tuple[Path, ...]) -> None:
             path.open("rb").close() if path.is_file() else next(iter(path.iterdir()), None)
         except OSError as error:
             raise ConfigError("--files", f"{path} cannot be read: {error.strerror}.") from error
-        name = path.resolve().name
+        name = given_name(path)
         if name in seen:
             raise ConfigError(
                 "--files",
@@ -38,6 +39,11 @@ def check_files(paths: tuple[Path, ...]) -> None:
                 "They would be one file in /testbed/input: rename one, or give their folder.",
             )
         seen[name] = path
+
+
+def given_name(path: Path) -> str:
+    """The name under which `path` appears in /testbed/input: a link's own, and never `..`."""
+    return os.path.basename(os.path.abspath(path))
 
 
 class RunFolder:

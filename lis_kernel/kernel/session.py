@@ -20,7 +20,7 @@ from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.connect import KernelConnectionInfo
 
 from lis_kernel.config import Limits
-from lis_kernel.errors import KernelDied, StartTimeout
+from lis_kernel.errors import KernelDied, SandboxLost, StartTimeout
 from lis_kernel.kernel.outputs import OutputCollector
 from lis_kernel.protocols import KernelProcess, Sandbox
 from lis_kernel.types import CellResult, Output
@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 MAX_MESSAGE = 32_000_000
 """Bytes; a larger frame makes zmq drop the connection instead of filling our memory."""
 WELCOME_SECONDS = 20.0
+SETUP_SECONDS = 60.0
+LAST_WORDS_SECONDS = 3.0
+"""How long a cell that was interrupted because the run ends may take to end."""
 LATE_REPLY_SECONDS = 3.0
 """How long the second of idle and reply may lag behind the first."""
 
@@ -41,9 +44,9 @@ OnOutput = Callable[[Output], None]
 class _Cell:
     """What is known of the cell that runs now."""
 
-    def __init__(self, msg_id: str, limit: int, on_output: OnOutput | None) -> None:
+    def __init__(self, msg_id: str, collector: OutputCollector, on_output: OnOutput | None) -> None:
         self.msg_id = msg_id
-        self.collector = OutputCollector(limit)
+        self.collector = collector
         self.on_output = on_output
         self.reply: dict[str, Any] | None = None
         self.idle = False
@@ -71,9 +74,8 @@ class KernelSession:
         self._process: KernelProcess | None = None
         self._readers: list[asyncio.Task[None]] = []
         self._cell: _Cell | None = None
+        self._collector = OutputCollector(0)
         self._welcome = asyncio.Event()
-        self.interrupted: tuple[Output, ...] = ()
-        """Outputs of the cell that was running when `execute` was cancelled."""
 
     async def start(self) -> CellResult:
         """Launch the kernel and run the setup cell; the setup cell's result.
@@ -83,7 +85,10 @@ class KernelSession:
             KernelDied: the setup cell failed.
         """
         await self._close_client()
-        self._process = await self.sandbox.launch_kernel()
+        try:
+            self._process = await self.sandbox.launch_kernel()
+        except OSError as error:  # e.g. its folder was removed
+            raise SandboxLost(f"the kernel cannot be started: {error}") from error
         context = zmq.asyncio.Context()
         context.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
         context.setsockopt(zmq.LINGER, 0)
@@ -103,9 +108,9 @@ class KernelSession:
             await asyncio.wait_for(self._welcome.wait(), WELCOME_SECONDS)
         except TimeoutError:
             raise StartTimeout("the kernel's output channel did not answer") from None
-        result = await self.execute(self.setup)
+        result = await self._run(self.setup, SETUP_SECONDS, None)
         if result.status != "ok":
-            raise KernelDied(f"the setup cell failed: {result.outputs}")
+            raise KernelDied(f"the setup cell ended with `{result.status}`: {result.outputs}")
         return result
 
     async def execute(
@@ -120,13 +125,26 @@ class KernelSession:
         Raises:
             SandboxError, KernelError: the kernel could not be replaced.
         """
+        seconds = self.limits.cell_seconds if timeout is None else timeout
+        result = await self._run(source, seconds, on_output)
+        if result.restarted:
+            await self.start()
+        return result
+
+    @property
+    def partial(self) -> tuple[Output, ...]:
+        """Outputs so far of the cell that ran last, also if `execute` did not return."""
+        return tuple(self._collector.outputs)
+
+    async def _run(self, source: str, seconds: float, on_output: OnOutput | None) -> CellResult:
+        """As `execute`, but where it says `restarted` that is yet to be done."""
         client, process = self._client, self._process
         if client is None or process is None:
             raise KernelDied("the session has not been started")
         started = time.monotonic()
-        seconds = self.limits.cell_seconds if timeout is None else timeout
+        self._collector = OutputCollector(2 * self.limits.output_bytes)
         msg_id = client.execute(source, store_history=True, allow_stdin=False, stop_on_error=False)
-        cell = self._cell = _Cell(msg_id, 2 * self.limits.output_bytes, on_output)
+        cell = self._cell = _Cell(msg_id, self._collector, on_output)
         cell.dead = not process.alive
         status = "ok"
         try:
@@ -138,24 +156,23 @@ class KernelSession:
                 if ended == "timeout":
                     process.kill()
         except asyncio.CancelledError:
-            await asyncio.shield(self._abandon(cell))
+            # the run was cancelled: let the cell say what it still has, unless we must hurry
+            with contextlib.suppress(Exception):
+                self.interrupt()
+                await self._wait(cell, LAST_WORDS_SECONDS)
             raise
         finally:
             self._cell = None
         if status == "ok":
             status = "died" if ended == "died" else self._status(cell)
-        restarted = ended != "done"
-        if restarted:
-            await self.start()
-        reply = cell.reply or {}
-        count = reply.get("execution_count")
+        count = (cell.reply or {}).get("execution_count")
         return CellResult.model_validate(
             {
-                "outputs": tuple(cell.collector.outputs),
+                "outputs": self.partial,
                 "status": status,
                 "execution_count": count if type(count) is int and count >= 0 else None,
                 "seconds": time.monotonic() - started,
-                "restarted": restarted,
+                "restarted": ended != "done",
             }
         )
 
@@ -187,13 +204,6 @@ class KernelSession:
         client = self._client
         if client is not None:
             client.control_channel.send(client.session.msg("interrupt_request", {}))
-
-    async def _abandon(self, cell: _Cell) -> None:
-        """The run was cancelled: stop the cell so that its last outputs can be saved."""
-        with contextlib.suppress(Exception):
-            self.interrupt()
-            await self._wait(cell, 2.0)
-        self.interrupted = tuple(cell.collector.outputs)
 
     async def _watch(self, process: KernelProcess) -> None:
         """Tell the running cell when its kernel ends."""

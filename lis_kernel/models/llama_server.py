@@ -21,11 +21,23 @@ from pathlib import Path
 
 from lis_kernel.errors import ConfigError, ModelUnavailable
 
-__all__ = ["CONTEXT", "LlamaServer"]
+__all__ = ["CONTEXT", "LlamaServer", "require_llama_cpp"]
 
 CONTEXT = 16_384
 """Default tokens of prompt and reply. Qwen2.5 takes twice that, for twice the memory: its KV cache
 has 28 kB a token (0.5 GB here) for each of the conversations answered at once."""
+
+
+def require_llama_cpp() -> None:
+    """Called before anything is downloaded for it.
+
+    Raises:
+        ConfigError: xllamacpp is not installed.
+    """
+    if importlib.util.find_spec("xllamacpp") is None:
+        raise ConfigError(
+            "--model", "local models need llama.cpp.", "Run: pip install 'lis-kernel[local]'"
+        )
 
 
 class LlamaServer:
@@ -37,16 +49,9 @@ class LlamaServer:
         context: tokens of prompt and reply, for each of the conversations answered at once.
         port: None takes a free port and hides the server behind a random path, so that nobody
             else on this machine can use it; a number serves everyone on 127.0.0.1.
-
-    Raises:
-        ConfigError: xllamacpp is not installed.
     """
 
     def __init__(self, weights: Path, name: str, context: int, *, port: int | None = None) -> None:
-        if importlib.util.find_spec("xllamacpp") is None:
-            raise ConfigError(
-                "--model", "local models need llama.cpp.", "Run: pip install 'lis-kernel[local]'"
-            )
         self.weights, self.name, self.context = weights, name, context
         self._port = port
         self._lock = threading.Lock()

@@ -18,7 +18,7 @@ from typing import Literal
 from lis_kernel.config import ModelConfig
 from lis_kernel.errors import ConfigError
 from lis_kernel.models import split_name, weights
-from lis_kernel.models.llama_server import CONTEXT, LlamaServer
+from lis_kernel.models.llama_server import CONTEXT, LlamaServer, require_llama_cpp
 from lis_kernel.models.openai import OpenAIModel
 from lis_kernel.models.wheels import Progress
 from lis_kernel.protocols import OnText
@@ -51,7 +51,8 @@ class LocalModel:
         """Load nothing yet.
 
         Raises:
-            ConfigError: no such model, or a setting that only remote servers have.
+            ConfigError: no such model, a setting that only remote servers have, or xllamacpp is
+                not installed.
         """
         if config.base_url is not None:
             raise ConfigError(
@@ -62,6 +63,7 @@ class LocalModel:
         self._weights = split_name(config.name)[1]
         if not self._weights.endswith(".gguf"):
             weights.find(self._weights)
+        require_llama_cpp()
         self._config = config
         self._server: LlamaServer | None = None
         self._client: OpenAIModel | None = None
@@ -70,10 +72,10 @@ class LocalModel:
     async def prepare(self, progress: Progress | None = None) -> str:
         """Fetch and load what is not here or not loaded yet; the server's base URL.
 
-        `generate` does this too, silently; a face that wants to show `progress` calls it before.
+        `generate` does this too, with one line of log; a face that wants to show `progress` calls it before.
 
         Raises:
-            ConfigError: no file at the given path, or xllamacpp is not installed.
+            ConfigError: no file at the given path.
             ModelUnavailable: the weights cannot be had or loaded.
         """
         if self._server is None:
@@ -103,12 +105,13 @@ class LocalModel:
             ContextOverflow, ModelUnavailable, ModelError
         """
         url = await self.prepare()
-        if self._client is None or url != self._client_url:
-            stale, self._client = self._client, self._client_of(url)
-            self._client_url = url
+        client = self._client
+        if client is None or url != self._client_url:
+            stale, client = client, self._client_of(url)
+            self._client, self._client_url = client, url
             if stale is not None:
                 await stale.aclose()
-        return await self._client.generate(messages, tools, max_tokens=max_tokens, on_text=on_text)
+        return await client.generate(messages, tools, max_tokens=max_tokens, on_text=on_text)
 
     async def aclose(self) -> None:
         """Close connections, and let the weights go if nobody else asks for them soon."""

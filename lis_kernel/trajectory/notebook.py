@@ -22,6 +22,7 @@ __all__ = [
     "cell_id",
     "chain",
     "code_cell",
+    "is_json",
     "markdown_cell",
     "new_notebook",
     "seal",
@@ -120,14 +121,17 @@ def _output(output: Mapping[str, Any]) -> Any:
         plain["text"] = "".join(plain["text"])
     if isinstance(plain.get("data"), dict):
         plain["data"] = {
-            mime: "".join(item) if isinstance(item, list) and _is_text(mime) else item
+            mime: "".join(item) if isinstance(item, list) and not is_json(mime) else item
             for mime, item in plain["data"].items()
         }
     return _joined(plain)
 
 
-def _is_text(mime: str) -> bool:
-    return not (mime == "application/json" or mime.endswith("+json"))
+def is_json(mime: str) -> bool:
+    """True if nbformat keeps the data of this type as JSON; all other data is text, or its lines."""
+    return mime == "application/json" or (
+        mime.startswith("application/") and mime.endswith("+json")
+    )
 
 
 def _digest(previous: str, content: Any) -> str:

@@ -13,7 +13,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lis_kernel.trajectory.notebook import KEY, Cell, Notebook, cell_id, chain, new_notebook, seal
+from lis_kernel.trajectory.notebook import (
+    KEY,
+    Cell,
+    Notebook,
+    cell_id,
+    chain,
+    is_json,
+    new_notebook,
+    seal,
+)
 
 __all__ = ["Recorder"]
 
@@ -116,7 +125,7 @@ def _split(output: Mapping[str, Any]) -> dict[str, Any]:
         plain["text"] = _lines(plain["text"])
     if isinstance(plain.get("data"), dict):
         plain["data"] = {
-            mime: _lines(item) if isinstance(item, str) and not mime.endswith("json") else item
+            mime: _lines(item) if isinstance(item, str) and not is_json(mime) else item
             for mime, item in plain["data"].items()
         }
     return plain

@@ -231,10 +231,7 @@ def test_settings_that_cannot_be() -> None:
         LocalModel(ModelConfig(name=NAME, base_url="http://127.0.0.1:1/v1"))
 
 
-async def test_without_llama_cpp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_llama_cpp(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "xllamacpp", None)
-    own = tmp_path / "own.gguf"
-    own.touch()
-    model = LocalModel(ModelConfig(name=f"local/{own}"))
     with pytest.raises(ConfigError, match=r"pip install 'lis-kernel\[local\]'"):
-        await model.prepare()
+        make_model(ModelConfig(name=NAME))

@@ -12,7 +12,10 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from lis_kernel.types import CellResult, Message, Observation, Reply, ToolSpec
 
-__all__ = ["KernelProcess", "Model", "OnText", "Sandbox", "Tool"]
+__all__ = ["KernelProcess", "Model", "OnText", "Progress", "Sandbox", "Tool"]
+
+Progress = Callable[[int, int, str], None]
+"""Called often with bytes done, bytes in all, and what is done; what it raises ends the work."""
 
 OnText = Callable[[Literal["text", "reasoning"], str], None]
 """Called with each piece of a reply as it streams: its channel and the new text."""
@@ -33,6 +36,16 @@ class Model(Protocol):
 
     default_protocol: Literal["tools", "blocks"]
     """Native tool calls, or code blocks in plain text."""
+
+    async def prepare(self, progress: Progress | None = None) -> None:
+        """Get ready to answer: load weights, ask a server what it serves. Called once, first.
+
+        `progress` is told about downloads; it may be called from another thread.
+
+        Raises:
+            ModelAuth, ModelUnavailable, ConfigError
+        """
+        ...
 
     async def generate(
         self,

@@ -28,6 +28,7 @@ __all__ = [
     "CallOutput",
     "CallStarted",
     "Event",
+    "Fetching",
     "Note",
     "OnEvent",
     "ReplyFinished",
@@ -50,6 +51,15 @@ class Note:
     """Something worth a line: a slow start, a nudge to the model, a refused file."""
 
     text: str
+
+
+@dataclass(frozen=True)
+class Fetching:
+    """A download that the run waits for: bytes done, bytes in all, what it is."""
+
+    done: int
+    total: int
+    label: str
 
 
 @dataclass(frozen=True)
@@ -100,6 +110,7 @@ class RunEnded:
 Event = (
     RunStarted
     | Note
+    | Fetching
     | TurnStarted
     | TextStreamed
     | ReplyFinished

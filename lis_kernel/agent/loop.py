@@ -41,7 +41,7 @@ from lis_kernel.errors import (
 from lis_kernel.kernel.outputs import clean_text
 from lis_kernel.kernel.session import KernelSession
 from lis_kernel.models import make_model
-from lis_kernel.protocols import Model, Sandbox
+from lis_kernel.protocols import Model, Progress, Sandbox
 from lis_kernel.tools import calls, observation
 from lis_kernel.tools.blocks import parse_blocks, prose
 from lis_kernel.tools.toolset import toolset
@@ -264,7 +264,7 @@ class _Run:
             )
             files = [name for name in names if clean_text(name) == name]
             refused += [
-                f"{ascii(name)}: taken out, but its name is no Unicode and cannot be listed"
+                f"{name!a}: taken out, but its name is no Unicode and cannot be listed"
                 for name in names
                 if clean_text(name) != name
             ]
@@ -314,21 +314,14 @@ class _Run:
     # -- start -------------------------------------------------------------------------------
 
     async def _work(self) -> StopReason:
+        loading = asyncio.create_task(self.model.prepare(self._fetching()))
+        loading.add_done_callback(lambda task: task.cancelled() or task.exception())
         try:
-            await self.sandbox.start()
+            messages = await self._start()
+            await loading
         finally:
-            messages = self._open_notebook()
-        for path in self.task.files:
-            await asyncio.to_thread(self.sandbox.put, path, f"/testbed/input/{given_name(path)}")
-        setup = code_cell("setup", setup_source(), ["lis-setup"], folded=True, kind="setup")
-        self.recorder.begin(setup)
-        try:
-            result = await self.session.start()
-        except BaseException as error:
-            self.recorder.finish(status=_cut(error))
-            raise
-        setup["execution_count"] = result.execution_count
-        self.recorder.finish(seconds=result.seconds, status=result.status)
+            loading.cancel()
+        self.recorder.notebook["metadata"][KEY]["model"] = self.model.name
         specs = [tool.spec for tool in self.tools.values()] if self.protocol == "tools" else []
         window = self.config.model.context_window or self.model.context_window
         context = Context(
@@ -344,6 +337,34 @@ class _Run:
                 return StopReason.SUBMITTED
         return reason
 
+    async def _start(self) -> list[Message]:
+        """Sandbox, files, kernel, set-up cell; the conversation's first messages."""
+        try:
+            await self.sandbox.start()
+        finally:
+            messages = self._open_notebook()
+        for path in self.task.files:
+            await asyncio.to_thread(self.sandbox.put, path, f"/testbed/input/{given_name(path)}")
+        setup = code_cell("setup", setup_source(), ["lis-setup"], folded=True, kind="setup")
+        self.recorder.begin(setup)
+        try:
+            result = await self.session.start()
+        except BaseException as error:
+            self.recorder.finish(status=_cut(error))
+            raise
+        setup["execution_count"] = result.execution_count
+        self.recorder.finish(seconds=result.seconds, status=result.status)
+        return messages
+
+    def _fetching(self) -> Progress:
+        """Passes a model's progress on, from whatever thread it comes."""
+        loop = asyncio.get_running_loop()
+
+        def progress(done: int, total: int, label: str) -> None:
+            loop.call_soon_threadsafe(self.tell, events.Fetching(done, total, label))
+
+        return progress
+
     def _open_notebook(self) -> list[Message]:
         facts = dict(self.sandbox.describe())
         self.recorder.notebook["metadata"][KEY]["sandbox"] = facts
@@ -353,11 +374,17 @@ class _Run:
             testbed=str(facts.get("testbed", "/testbed")),
             network=str(facts.get("network", "none")),
         )
+        messages = [
+            message
+            if isinstance(message, ToolMessage)
+            else message.model_copy(update={"text": clean_text(message.text)})
+            for message in messages
+        ]
         for n, message in enumerate(messages):
             last = n == len(messages) - 1
             kind = "task" if last else "system" if message.role == "system" else "example"
             name = self.recorder.new_id(kind)
-            text = "" if isinstance(message, ToolMessage) else clean_text(message.text)
+            text = "" if isinstance(message, ToolMessage) else message.text
             cell = markdown_cell(name, text, [f"lis-{kind}"], kind=kind, role=message.role)
             if not last:
                 cell["metadata"]["jupyter"] = {"source_hidden": True}

@@ -25,10 +25,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from lis_kernel.errors import LisKernelError
 from lis_kernel.models import weights
 from lis_kernel.models.llama_server import CONTEXT, LlamaServer, require_llama_cpp
-from lis_kernel.models.wheels import Progress as Report
+from lis_kernel.protocols import Progress as Report
 
 __all__ = ["app"]
 
@@ -79,7 +78,7 @@ def pull(
 ) -> None:
     """Fetch a model, once. Interrupted, the next call goes on where this one stopped."""
     started = time.monotonic()
-    with _errors(), _progress(name) as report:
+    with _progress(name) as report:
         path = weights.fetch(name, progress=report, verify=verify)
     seconds = time.monotonic() - started
     if as_json:
@@ -95,26 +94,25 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
 ) -> None:
     """Serve a model, OpenAI-compatible, to programs on this machine, until Ctrl-C."""
-    with _errors():
-        require_llama_cpp()
-        with _progress(name) as report:
-            path = weights.fetch(name, progress=report)
-        label = path.stem if name.endswith(".gguf") else name
-        server = LlamaServer(path, label, CONTEXT, port=port)
-        # A supervisor's SIGTERM ends this like Ctrl-C, not halfway.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        try:
-            url = server.url()
-            typer.echo(f"Base URL: {url}")
-            typer.echo(f'Try:      lis run --base-url {url} --model openai/{label} "…"')
-            typer.echo("Ctrl-C stops it.", err=True)
-            status = server.wait()
-            typer.echo(f"The server ended by itself (exit status {status}).", err=True)
-            raise typer.Exit(1)
-        except KeyboardInterrupt:
-            pass
-        finally:
-            server.stop()
+    require_llama_cpp()
+    with _progress(name) as report:
+        path = weights.fetch(name, progress=report)
+    label = path.stem if name.endswith(".gguf") else name
+    server = LlamaServer(path, label, CONTEXT, port=port)
+    # A supervisor's SIGTERM ends this like Ctrl-C, not halfway.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        url = server.url()
+        typer.echo(f"Base URL: {url}")
+        typer.echo(f'Try:      lis run --base-url {url} --model openai/{label} "…"')
+        typer.echo("Ctrl-C stops it.", err=True)
+        status = server.wait()
+        typer.echo(f"The server ended by itself (exit status {status}).", err=True)
+        raise typer.Exit(1)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        server.stop()
 
 
 @contextmanager
@@ -152,15 +150,6 @@ class _Lines:
         if (now := time.monotonic()) >= self._next:
             self._next = now + QUIET_SECONDS
             typer.echo(f"{self._name}: {_size(done)} of {_size(total)}, {label}", err=True)
-
-
-@contextmanager
-def _errors() -> Iterator[None]:
-    try:
-        yield
-    except LisKernelError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
 
 
 def _size(count: int) -> str:

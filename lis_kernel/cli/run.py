@@ -85,7 +85,7 @@ def run(
 
     config = settings(
         model=_model(
-            name=model or default_model(os.environ),
+            name=model or ("openai/" if base_url else default_model(os.environ)),
             base_url=base_url,
             temperature=temperature,
             extra_body=_json_object(extra_body),

@@ -27,6 +27,8 @@ from lis_kernel.types import Output, StopReason, ToolCall, Usage
 
 __all__ = ["LineView", "TerminalView", "View", "view_for"]
 
+QUIET_SECONDS = 10.0
+"""Between two lines of progress where there is no terminal."""
 OUTPUT_LINES = 12
 MOVING_LINES = 8
 
@@ -86,6 +88,13 @@ def highlighted(call: ToolCall, source: str, limit: int) -> Syntax:
     return Syntax(clipped(code, limit), lexer, theme="ansi_dark", background_color="default")
 
 
+def fetching(done: int, total: int, label: str) -> str:
+    """A download's progress in words, with a bar."""
+    part = done / total if total else 0.0
+    bar = "━" * round(30 * part) + "─" * (30 - round(30 * part))
+    return f"{plain_text(label)} {bar} {done / 1e6:,.0f} of {total / 1e6:,.0f} MB"
+
+
 def money(usage: Usage) -> str:
     """Tokens and cost of a run so far."""
     cost = "" if not usage.cost_usd else f" · ${usage.cost_usd:.4f}"
@@ -97,6 +106,7 @@ class LineView(View):
 
     def __init__(self) -> None:
         self._outputs: list[str] = []
+        self._next_line = 0.0
 
     def __call__(self, event: events.Event) -> None:
         match event:
@@ -106,6 +116,10 @@ class LineView(View):
                 print(f"notebook: {path}")
             case events.Note(text):
                 print(f"note: {plain_text(text)}")
+            case events.Fetching(done, total, label):
+                if (now := time.monotonic()) >= self._next_line:
+                    self._next_line = now + QUIET_SECONDS
+                    print(fetching(done, total, label))
             case events.ReplyFinished(reply, said, usage):
                 print(f"--- {money(usage)}, {reply.seconds:.1f} s")
                 if text := plain_text(said).strip():
@@ -186,6 +200,8 @@ class TerminalView(View):
                 say(Panel(prompt, title=name, title_align="left", border_style="blue"))
             case events.Note(text):
                 say(Text(f"  {plain_text(text)}", style="yellow"))
+            case events.Fetching(done, total, label):
+                self._doing = fetching(done, total, label)
             case events.TurnStarted(turn):
                 self._turn, self._said, self._thought, self._printed = turn, "", "", ""
                 self._doing = "the model is writing"

@@ -20,7 +20,7 @@ from lis_kernel.models.anthropic_messages import CACHE, PROVIDER, Answer, to_mes
 from lis_kernel.models.base import api_key, collect, model_error, retrying
 from lis_kernel.models.prices import FALLBACK_WINDOWS, context_window, priced
 from lis_kernel.models.text import scrub
-from lis_kernel.protocols import OnText
+from lis_kernel.protocols import OnText, Progress
 from lis_kernel.types import Message, Reply, SystemMessage, ToolSpec
 
 __all__ = ["AnthropicModel"]
@@ -77,6 +77,9 @@ class AnthropicModel:
         # A Claude behind a gateway is a Claude: window and price go by the name alone.
         known = context_window(self.provider, self._model)
         self.context_window = config.context_window or known or FALLBACK_WINDOWS["anthropic"]
+
+    async def prepare(self, progress: Progress | None = None) -> None:
+        """Nothing has to be prepared."""
 
     async def generate(
         self,

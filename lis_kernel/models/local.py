@@ -20,8 +20,7 @@ from lis_kernel.errors import ConfigError
 from lis_kernel.models import split_name, weights
 from lis_kernel.models.llama_server import CONTEXT, LlamaServer, require_llama_cpp
 from lis_kernel.models.openai import OpenAIModel
-from lis_kernel.models.wheels import Progress
-from lis_kernel.protocols import OnText
+from lis_kernel.protocols import OnText, Progress
 from lis_kernel.types import Message, Reply, ToolSpec
 
 __all__ = ["LocalModel"]
@@ -69,15 +68,17 @@ class LocalModel:
         self._client: OpenAIModel | None = None
         self._client_url = ""
 
-    async def prepare(self, progress: Progress | None = None) -> str:
-        """Fetch and load what is not here or not loaded yet; the server's base URL.
-
-        `generate` does this too, with one line of log; a face that wants to show `progress` calls it before.
+    async def prepare(self, progress: Progress | None = None) -> None:
+        """Fetch and load what is not here or not loaded yet; `generate` would do it silently.
 
         Raises:
             ConfigError: no file at the given path.
             ModelUnavailable: the weights cannot be had or loaded.
         """
+        await self._url(progress)
+
+    async def _url(self, progress: Progress | None = None) -> str:
+        """The base URL of the server, which is started if need be."""
         if self._server is None:
             path = await self._fetch(progress)
             if self._server is None:  # another call may have been here during the await
@@ -104,7 +105,7 @@ class LocalModel:
             ConfigError: see `prepare`.
             ContextOverflow, ModelUnavailable, ModelError
         """
-        url = await self.prepare()
+        url = await self._url()
         client = self._client
         if client is None or url != self._client_url:
             stale, client = client, self._client_of(url)

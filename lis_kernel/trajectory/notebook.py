@@ -128,7 +128,7 @@ def _output(output: Mapping[str, Any]) -> Any:
 
 
 def is_json(mime: str) -> bool:
-    """True if nbformat keeps the data of this type as JSON; all other data is text, or its lines."""
+    """True if nbformat keeps this type's data as JSON; all other data is text, or its lines."""
     return mime == "application/json" or (
         mime.startswith("application/") and mime.endswith("+json")
     )

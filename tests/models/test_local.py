@@ -158,7 +158,7 @@ async def test_loading_leaves_the_loop_free(data: None, monkeypatch: pytest.Monk
 
 @pytest.mark.localmodel
 async def test_nobody_else_can_ask(model: LocalModel) -> None:
-    url = await model.prepare()
+    url = await model._url()
     with urllib.request.urlopen(f"{url}/models") as answer:
         assert json.load(answer)["data"][0]["id"].startswith("qwen2.5-coder-1.5b")
     origin = "/".join(url.split("/")[:3])

@@ -43,13 +43,13 @@ setup-dev: .venv/.lis-dev
 
 .venv/.lis-run: pyproject.toml .venv/.lis-python .venv/.lis-bwrap
 	@echo "installing lis_kernel into .venv ..."
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[local]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[local]'
 	@$(BIN)/lis image build
 	@touch $@
 
 .venv/.lis-dev: .venv/.lis-run
 	@echo "installing the tools for tests into .venv ..."
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
 clean:

@@ -14,6 +14,7 @@ import hashlib
 import json
 import logging
 import math
+import re
 import time
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -26,6 +27,7 @@ from lis_kernel import registry
 from lis_kernel.agent import events
 from lis_kernel.agent.budget import Meter
 from lis_kernel.agent.context import Context
+from lis_kernel.agent.nudges import Nudges
 from lis_kernel.agent.prompts import PROMPT_VERSION, first_messages
 from lis_kernel.agent.workspace import RunFolder, check_files, given_name
 from lis_kernel.config import RunConfig
@@ -73,6 +75,15 @@ REFUSALS = 100
 """Most sentences about files that were not taken out; a sandbox can make a million symlinks."""
 NESTING = 50
 """Levels of a reply's JSON that are kept as JSON; what lies deeper is kept as text."""
+LAST_TURNS = 2
+"""Models of the code-block protocol are told of their remaining turns only from here on."""
+TITLES = {
+    ("system", "system"): "System prompt",
+    ("example", "user"): "Example, user",
+    ("example", "assistant"): "Example, assistant",
+}
+"""Of the first messages that are folded in the notebook."""
+SETUP_TITLE = "# Set-up: helpers for the cells below, which then run in any Jupyter kernel.\n"
 SETUP = ("workspace.py", "shell.py", "editor.py", "submit.py")
 """Guest files whose text is the setup cell: after it, every cell runs in a stock kernel too."""
 
@@ -167,6 +178,7 @@ class _Run:
         self.folder = RunFolder(agent.out, task.prompt)
         self.recorder = Recorder(self.folder.notebook, self._metadata())
         self.call_ids: set[str] = set()
+        self.nudges = Nudges() if self.protocol == "blocks" else None
 
     def _metadata(self) -> dict[str, Any]:
         return {
@@ -385,9 +397,9 @@ class _Run:
             kind = "task" if last else "system" if message.role == "system" else "example"
             name = self.recorder.new_id(kind)
             text = "" if isinstance(message, ToolMessage) else message.text
-            cell = markdown_cell(name, text, [f"lis-{kind}"], kind=kind, role=message.role)
-            if not last:
-                cell["metadata"]["jupyter"] = {"source_hidden": True}
+            shown = f"## Task\n\n{text}" if last else _folded(TITLES[kind, message.role], text)
+            tags = [f"lis-{kind}"]
+            cell = markdown_cell(name, shown, tags, kind=kind, role=message.role, text=text)
             self.recorder.add(cell)
         self.recorder.new_id("setup")
         return messages
@@ -461,7 +473,7 @@ class _Run:
             seen = await self._call(raw, context)
             done = done or seen.done
             results.append(_result(raw, seen.text, seen.is_error))
-        if not done and (hint := self.meter.hint()):
+        if not done and (hint := self._turns_left()):
             last = results[-1]
             results[-1] = last.model_copy(update={"text": f"{last.text}\n{hint}"})
         context.add(ToolMessage(results=tuple(results)))
@@ -478,21 +490,27 @@ class _Run:
             unique.append(raw if name == raw.id else raw.model_copy(update={"id": name}))
         return unique
 
+    def _turns_left(self) -> str:
+        """Small models take the number for a finding (`7 turns left` was submitted once)."""
+        many = self.meter.budget.turns - self.meter.turns > LAST_TURNS
+        return "" if many and self.protocol == "blocks" else self.meter.hint()
+
     def _nudge(self, context: Context, reply: Reply) -> None:
         """The reply held no call: say what is expected. The turn counts."""
         if reply.finish == "length":
             text = "Your reply was cut off at its length limit before any action. Be shorter."
         elif self.protocol == "blocks":
             text = (
-                "No code block was found. Write one ```python or ```bash block, "
-                "or a ```submit block with the final answer."
+                "No code block was found, so nothing happened. Write one ```bash or ```python "
+                "block that finds the answer. If it stands in an output above, write a "
+                "```submit block with nothing but the answer."
             )
         else:
             text = (
                 "No tool was called, so nothing happened. Go on by calling a tool; "
                 "when the task is done, write the result to /testbed/output and call `submit`."
             )
-        if hint := self.meter.hint():
+        if hint := self._turns_left():
             text += f"\n{hint}"
         name = self.recorder.new_id(f"nudge-{self.meter.turns}")
         cell = markdown_cell(name, text, ["lis-nudge"], kind="nudge", turn=self.meter.turns)
@@ -507,6 +525,9 @@ class _Run:
             source = clean_text(self.tools[call.name].to_cell(call.arguments))
         except ToolError as error:
             return self._refuse(raw, str(error))
+        answer = call.arguments.get("answer") if call.name == "submit" else None
+        if self.nudges and (why := self.nudges.objection(answer)):
+            return self._refuse(raw, why)
         name = self.recorder.new_id(raw.id)
         context.remember_cell(raw.id, name)
         cell = code_cell(
@@ -532,6 +553,7 @@ class _Run:
 
     def _finish(self, cell: dict[str, Any], call: ToolCall, result: CellResult) -> Observation:
         seen = self.tools[call.name].to_observation(result)
+        hint = self.nudges.hint(cell["source"], seen) if self.nudges else ""
         cell["outputs"] = list(result.outputs)
         cell["execution_count"] = result.execution_count
         tags = set(cell["metadata"]["tags"])
@@ -549,9 +571,10 @@ class _Run:
             restarted=result.restarted,
             done=seen.done,
             observation_sha256=hashlib.sha256(seen.text.encode()).hexdigest(),
+            **({"hint": hint} if hint else {}),
         )
         self.tell(events.CallFinished(result, seen))
-        return seen
+        return seen.model_copy(update={"text": f"{seen.text}\n{hint}"}) if hint else seen
 
     def _refuse(self, raw: RawCall, why: str) -> Observation:
         """Record a call that was not run, with what the model was told."""
@@ -569,7 +592,8 @@ class _Run:
 def setup_source() -> str:
     """The setup cell: the guest's helpers, whole, so that the notebook needs nothing of ours."""
     guest = Path(__file__).parent.parent / "guest"
-    return "\n\n".join((guest / name).read_text("utf-8").rstrip() for name in SETUP) + "\n"
+    parts = [(guest / name).read_text("utf-8").rstrip() for name in SETUP]
+    return SETUP_TITLE + "\n\n".join(parts) + "\n"
 
 
 def _result(raw: RawCall, text: str, is_error: bool) -> ToolResult:
@@ -583,6 +607,13 @@ def _turn_text(turn: int, reply: Reply, said: str) -> str:
         f" · {reply.seconds:.1f} s"
     )
     return f"{head}\n\n{said}".rstrip()
+
+
+def _folded(title: str, text: str) -> str:
+    """Markdown that shows `title` and, once clicked, `text`."""
+    fence = "`" * (max((len(run) for run in re.findall("`+", text)), default=2) + 1)
+    fence = fence if len(fence) > 3 else "```"
+    return f"<details><summary>{title}</summary>\n\n{fence}text\n{text}\n{fence}\n\n</details>"
 
 
 def _cleaned(value: Any, depth: int = NESTING) -> Any:

@@ -16,10 +16,10 @@ import logging
 import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel
 
@@ -68,6 +68,8 @@ from lis_kernel.types import (
 __all__ = ["Agent"]
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 ANSWER_FILES = ("/testbed/output/answer.txt", "/testbed/answer.txt")
 ANSWER_BYTES = 1_000_000
@@ -262,33 +264,32 @@ class _Run:
         return StopReason.SANDBOX_ERROR, f"{type(error).__name__}: {error}"
 
     def _take_out(self) -> tuple[str | None, list[str], list[str], str]:
-        """Answer, files and refusals, with the sandbox's processes still there; what failed."""
-        answer: str | None = None
-        files: list[str] = []
-        refused: list[str] = []
-        failure = ""
+        """Answer, files, refusals; and why there can be none, if the sandbox is gone."""
         try:
             found = (self.sandbox.read(path, ANSWER_BYTES) for path in ANSWER_FILES)
             data = next((data for data in found if data and data.strip()), None)
-            answer = None if data is None else data.decode("utf-8", "replace").rstrip("\r\n")
+        except (SandboxError, OSError) as error:
+            return None, [], [], f"the sandbox was gone before the answer was read: {error}"
+        answer = None if data is None else data.decode("utf-8", "replace").rstrip("\r\n")
+        names: list[str] = []
+        try:
             names, refused = self.sandbox.collect(
                 "/testbed/output", self.folder.files, self.config.limits.collect_bytes
             )
-            files = [name for name in names if clean_text(name) == name]
-            refused += [
-                f"{name!a}: taken out, but its name is no Unicode and cannot be listed"
-                for name in names
-                if clean_text(name) != name
-            ]
-        except Exception as error:  # of a hostile folder, or of a sandbox that is gone
-            log.debug("not everything could be taken out", exc_info=error)
-            failure = f"nothing could be taken out: {type(error).__name__}: {error}"
-            refused.append(failure)
+        except Exception as error:  # whatever a hostile folder can bring about
+            log.debug("the files could not be taken out", exc_info=error)
+            refused = [f"the rest of /testbed/output: {type(error).__name__}: {error}"]
+        files = [name for name in names if clean_text(name) == name]
+        refused += [
+            f"{name!a}: taken out, but its name is no Unicode and cannot be listed"
+            for name in names
+            if clean_text(name) != name
+        ]
         if len(refused) > REFUSALS:
             refused[REFUSALS:] = [f"and {len(refused) - REFUSALS} more"]
         for sentence in refused:
             self.tell(events.Note(f"not taken out: {sentence}"))
-        return answer, files, refused, failure
+        return answer, files, refused, ""
 
     def _close(
         self,
@@ -330,7 +331,7 @@ class _Run:
         loading.add_done_callback(lambda task: task.cancelled() or task.exception())
         try:
             messages = await self._start()
-            await loading
+            await _of_model(loading)
         finally:
             loading.cancel()
         self.recorder.notebook["metadata"][KEY]["model"] = self.model.name
@@ -417,21 +418,19 @@ class _Run:
             dropped += newly
             started = time.monotonic()
             try:
-                reply = await self.model.generate(
-                    prompt,
-                    specs,
-                    max_tokens=self.config.model.max_output_tokens,
-                    on_text=lambda channel, text: self.tell(events.TextStreamed(channel, text)),
+                reply = await _of_model(
+                    self.model.generate(
+                        prompt,
+                        specs,
+                        max_tokens=self.config.model.max_output_tokens,
+                        on_text=lambda channel, text: self.tell(events.TextStreamed(channel, text)),
+                    )
                 )
                 break
             except ContextOverflow:
                 if attempt == 2:
                     raise
                 context.shrink()
-            except LisKernelError:
-                raise
-            except Exception as error:  # a client that does not keep to its errors
-                raise ModelError(f"{type(error).__name__}: {error}") from error
         reply = Reply.model_validate(_cleaned(dict(reply)))
         reply = reply.model_copy(update={"seconds": time.monotonic() - started})
         context.calibrate(reply.usage.input_tokens)
@@ -638,6 +637,16 @@ def _flat(value: Any) -> str:
         return json.dumps(value)
     except (TypeError, ValueError, RecursionError):
         return "[nested too deeply]"
+
+
+async def _of_model(asked: Awaitable[T]) -> T:
+    """What a model does; that it fails is a `ModelError` even if its client says otherwise."""
+    try:
+        return await asked
+    except LisKernelError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{type(error).__name__}: {error}") from error
 
 
 def _cut(error: BaseException) -> Literal["interrupted", "died"]:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from lis_kernel.cli.view import view_for
 from lis_kernel.config import Budget, Limits, ModelConfig, RunConfig, SandboxConfig
 from lis_kernel.errors import ConfigError
+from lis_kernel.kernel.outputs import clean_text
 from lis_kernel.types import StopReason, Task
 
 __all__ = ["exit_code", "run"]
@@ -104,7 +105,7 @@ def run(
         tools=tools,
         protocol=protocol,
     )
-    prompt = sys.stdin.read() if task == "-" else task
+    prompt = clean_text(sys.stdin.read() if task == "-" else task)
     if not prompt.strip():
         raise ConfigError("TASK", "it is empty.", "Say what is to be done.")
     paths = tuple(path.resolve() for path in [*(files or []), *(more_files or [])])
@@ -146,8 +147,8 @@ async def _run(config: RunConfig, task: Task, out: Path, quiet: bool) -> Any:
             presses += 1
             agent.stop() if presses == 1 else agent.abandon()
 
-        loop.add_signal_handler(signal.SIGINT, interrupted)
-        loop.add_signal_handler(signal.SIGTERM, interrupted)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, interrupted)
         return await agent.arun(task)
 
 

@@ -38,6 +38,7 @@ def main(path):
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     _stub_debugger()
 
+    import zmq
     from guest import output
     from ipykernel.kernelapp import IPKernelApp
     from traitlets import default
@@ -58,7 +59,11 @@ def main(path):
     app.config.HistoryManager.enabled = False
     app.initialize([])
     os.environ.pop("JPY_PARENT_PID", None)
+    # a dropped message is lost output: wait for the host instead. In the thread of the socket.
+    iopub = app.iopub_thread
+    iopub.schedule(lambda: iopub.socket.setsockopt(zmq.XPUB_NODROP, 1))
     shell = app.shell
+    shell.execution_count = 1 + output.last_count()  # a restart goes on counting
     # exit() and quit() in a cell would end the kernel and with it the run
     shell.ask_exit = lambda: print("exit() is ignored here: the kernel keeps running")
 

@@ -27,6 +27,15 @@ class Caps:
     execution_count = 0  # of the cell that runs now; the only value here that changes
 
 
+def last_count():
+    """The highest execution count that has a file; files of a kernel before this one are kept."""
+    try:
+        counts = [name.partition(".")[0] for name in os.listdir(OUTPUT_DIR)]
+    except OSError:
+        return 0
+    return max((int(count) for count in counts if count.isdecimal()), default=0)
+
+
 class CappedStream(OutStream):
     """An OutStream that keeps head and tail of what one cell prints; the rest lies in a file."""
 

@@ -32,10 +32,16 @@ def _make_submit():
         return "", ""
 
     def output_files():
-        found = []
-        for folder, folders, names in os.walk(OUTPUT):
-            folders.sort()
-            found += [os.path.relpath(os.path.join(folder, name), OUTPUT) for name in sorted(names)]
+        found, folders = [], [""]
+        while folders:  # not os.walk: it recurses before Python 3.12, and folders may be deep
+            folder = folders.pop()
+            try:
+                entries = sorted(os.scandir(os.path.join(OUTPUT, folder)), key=lambda e: e.name)
+            except OSError:
+                continue
+            inner = [e.name for e in entries if e.is_dir(follow_symlinks=False)]
+            folders += [os.path.join(folder, name) for name in reversed(inner)]
+            found += [os.path.join(folder, e.name) for e in entries if e.name not in inner]
         found = [name for name in found if name != "answer.txt"]  # blank, or it would be the answer
         return [name if name.isprintable() else repr(name) for name in found]
 

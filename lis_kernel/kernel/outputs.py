@@ -71,16 +71,18 @@ class OutputCollector:
         output = self._output(kind, content)
         if output is None:
             return None
-        size = len(json.dumps(output))
-        if self._size + size > self._limit or len(self.outputs) >= MAX_OUTPUTS:
-            return None
         if self._clear_next:
             self._clear()
+        last = self.outputs[-1] if self.outputs else None
+        joins = kind == "stream" and last is not None and last.get("name") == output["name"]
+        size = len(json.dumps(output["text"] if joins else output))
+        full = len(self.outputs) >= MAX_OUTPUTS and not joins
+        if full or self._size + size > self._limit:
+            return None
         self._size += size
         if kind == "update_display_data":
             return self._update(content, output)
-        last = self.outputs[-1] if self.outputs else None
-        if kind == "stream" and last and last.get("name") == output["name"]:
+        if joins and last is not None:
             last["text"] += output["text"]
             return output
         self.outputs.append(dict(output))

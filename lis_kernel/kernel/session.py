@@ -35,8 +35,8 @@ WELCOME_SECONDS = 20.0
 SETUP_SECONDS = 60.0
 LAST_WORDS_SECONDS = 3.0
 """How long a cell that was interrupted because the run ends may take to end."""
-LATE_REPLY_SECONDS = 3.0
-"""How long the second of idle and reply may lag behind the first."""
+LATE_SECONDS = 3.0
+"""Of idle and reply, the second is given up after this long without any word of the cell."""
 
 OnOutput = Callable[[Output], None]
 
@@ -50,6 +50,7 @@ class _Cell:
         self.on_output = on_output
         self.reply: dict[str, Any] | None = None
         self.idle = False
+        self.heard = time.monotonic()
         self.dead = False
         self.changed = asyncio.Event()
 
@@ -183,17 +184,15 @@ class KernelSession:
     async def _wait(self, cell: _Cell, seconds: float) -> str:
         """`done`, `died`, or `timeout` after `seconds`."""
         deadline = time.monotonic() + seconds
-        late: float | None = None
         while not cell.done:
             if cell.dead:
                 await asyncio.sleep(0.05)  # let what it still said arrive
                 return "done" if cell.done else "died"
-            if late is None and (cell.idle or cell.reply is not None):
-                late = time.monotonic() + LATE_REPLY_SECONDS
-            until = deadline if late is None else min(deadline, late)
+            half = cell.idle or cell.reply is not None
+            until = min(deadline, cell.heard + LATE_SECONDS) if half else deadline
             left = until - time.monotonic()
             if left <= 0:
-                return "done" if until == late else "timeout"
+                return "done" if half else "timeout"
             cell.changed.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(cell.changed.wait(), left)
@@ -256,6 +255,7 @@ class KernelSession:
         cell = self._cell
         if cell is None or message["parent_header"].get("msg_id") != cell.msg_id:
             return
+        cell.heard = time.monotonic()
         if kind == "status":
             if message["content"].get("execution_state") == "idle":
                 cell.idle = True
@@ -269,6 +269,7 @@ class KernelSession:
         cell = self._cell
         if cell is None or message["parent_header"].get("msg_id") != cell.msg_id:
             return
+        cell.heard = time.monotonic()
         if message["header"]["msg_type"] == "execute_reply":
             cell.reply = message["content"] if isinstance(message["content"], dict) else {}
             cell.changed.set()

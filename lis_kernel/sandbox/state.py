@@ -8,11 +8,13 @@ only regular files are opened.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import secrets
 import shutil
 import stat
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -23,6 +25,8 @@ __all__ = ["StateDir"]
 DIRECTORIES = ("testbed/input", "testbed/documents", "testbed/output", "tmp", "home", "run")
 MAX_FILES = 10_000
 """Most files that are taken out of one sandbox."""
+MAX_DEPTH = 50
+"""Folders in each other that are looked into; each takes a descriptor."""
 
 
 def runtime_dir() -> Path:
@@ -76,7 +80,7 @@ class StateDir:
         destination = root.joinpath(*rest)
         destination.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
-            shutil.copytree(source, destination, dirs_exist_ok=True)
+            shutil.copytree(source, destination, dirs_exist_ok=True, ignore_dangling_symlinks=True)
         else:
             shutil.copyfile(source, destination)
             destination.chmod(0o755 if os.access(source, os.X_OK) else 0o644)
@@ -139,6 +143,8 @@ MOUNTS = {"/testbed": "testbed", "/tmp": "tmp", "/home/user": "home"}
 def sweep(base: Path) -> None:
     """Remove the folders whose owner is dead: nobody holds their lock."""
     for entry in base.iterdir():
+        if entry.name.startswith("."):  # being made: its lock is not held yet
+            continue
         try:
             fd = os.open(entry / "owner", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError:
@@ -154,19 +160,12 @@ def sweep(base: Path) -> None:
 
 
 def _remove(root: Path) -> None:
-    def retry(function: object, path: str, error: object) -> None:
-        # a folder that the sandbox made unreadable: open it up, then try again
-        try:
-            os.chmod(os.path.dirname(path), 0o700)
-            os.chmod(path, 0o700, follow_symlinks=False) if not os.path.islink(path) else None
-            if os.path.isdir(path) and not os.path.islink(path):
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                os.unlink(path)
-        except OSError:
-            pass
-
-    shutil.rmtree(root, onerror=retry)
+    """Delete a folder, however deep it is and whatever modes the sandbox gave its parts."""
+    with contextlib.suppress(RecursionError):
+        shutil.rmtree(root, ignore_errors=True)
+    if root.exists():
+        for command in (["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
+            subprocess.run([*command, "--", root], capture_output=True, check=False)
 
 
 def _open_beneath(root: Path, steps: list[str], flags: int = 0) -> int | None:
@@ -187,15 +186,20 @@ def _open_beneath(root: Path, steps: list[str], flags: int = 0) -> int | None:
     return fd
 
 
-def _walk(top: int, prefix: str = "") -> Iterator[tuple[str, int, str, os.stat_result]]:
-    """Every non-directory below the open folder `top`: name, parent's fd, last part, lstat."""
+def _walk(
+    top: int, prefix: str = "", depth: int = MAX_DEPTH
+) -> Iterator[tuple[str, int, str, os.stat_result]]:
+    """Every non-directory below the open folder `top`: name, parent's fd, last part, lstat.
+
+    A folder at the depth limit comes as it is.
+    """
     for leaf in sorted(os.listdir(top)):
         name = f"{prefix}{leaf}"
         try:
             info = os.stat(leaf, dir_fd=top, follow_symlinks=False)
         except OSError:
             continue
-        if not stat.S_ISDIR(info.st_mode):
+        if not stat.S_ISDIR(info.st_mode) or depth == 0:
             yield name, top, leaf, info
             continue
         try:
@@ -205,7 +209,7 @@ def _walk(top: int, prefix: str = "") -> Iterator[tuple[str, int, str, os.stat_r
         except OSError:
             continue
         try:
-            yield from _walk(fd, name + "/")
+            yield from _walk(fd, name + "/", depth - 1)
         finally:
             os.close(fd)
 
@@ -240,6 +244,7 @@ def _kind(mode: int) -> str:
         (stat.S_ISSOCK, "a socket"),
         (stat.S_ISCHR, "a device"),
         (stat.S_ISBLK, "a device"),
+        (stat.S_ISDIR, f"a folder more than {MAX_DEPTH} deep"),
     ):
         if test(mode):
             return word

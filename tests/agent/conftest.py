@@ -31,16 +31,16 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="lis-t-", dir="/tmp"))
     monkeypatch.setenv("LIS_RUNTIME_DIR", str(folder))
     yield folder
-    left = gone_within(5, folder)
+    left = gone_within(5, folder.name)
     entries = [entry.name for entry in folder.iterdir()]
     subprocess.run(["rm", "-rf", folder], check=True)  # deeper than Python's own can
     assert not left, f"processes were left: {left}"
     assert not entries, f"sandbox folders were left: {entries}"
 
 
-def gone_within(seconds: float, folder: Path) -> dict[int, str]:
-    """The processes of `folder`'s sandboxes that are still there after at most `seconds`."""
+def gone_within(seconds: float, marker: str) -> dict[int, str]:
+    """The processes with `marker` in their paths that are still there after `seconds`."""
     deadline = time.monotonic() + seconds
-    while (left := processes_of(folder.name)) and time.monotonic() < deadline:
+    while (left := processes_of(marker)) and time.monotonic() < deadline:
         time.sleep(0.05)
     return left

@@ -275,13 +275,13 @@ async def test_code_blocks(tmp_path: Path) -> None:
     run, model = await tell(
         tmp_path,
         reply(text="First I think."),
-        reply(text="```python\nx = 6\nprint(x)\n```\nOutput:\n```\n7\n```\n```submit\n7\n```"),
+        reply(text="```python\nx = 42\nprint(x)\n```\nOutput:\n```\n7\n```\n```submit\n7\n```"),
         reply(text="Then\n```bash\necho from bash\n```"),
         reply(text="```submit\n42\n```"),
         protocol="blocks",
     )
     assert "No code block" in shown(model, 1)[0]
-    assert shown(model, 2)[0].startswith("[ok]") or "6" in shown(model, 2)[0]
+    assert "STDOUT:\n42" in shown(model, 2)[0]
     assert "from bash" in shown(model, 3)[0]
     assert all(m.role != "tool" for prompt in model.prompts for m in prompt)
     assert (run.stop_reason, run.answer) == (S.SUBMITTED, "42")
@@ -354,7 +354,6 @@ async def test_a_flood_of_output_stays_out_of_the_notebook(tmp_path: Path) -> No
         tmp_path,
         reply(python("for n in range(100): print('x' * 1_000_000)")),
         reply(bash("head -c 100000000 /dev/zero | tr '\\0' 'y'")),
-        reply(python("for n in range(20000): print(n, flush=True)")),
         reply(
             python(
                 "import sys\nfor n in range(3000):\n"
@@ -369,9 +368,17 @@ async def test_a_flood_of_output_stays_out_of_the_notebook(tmp_path: Path) -> No
     for cell in cells(run):
         assert len(str(cell["outputs"])) < 2_500_000
         assert cell["metadata"][KEY]["status"] == "ok"
-    assert all(len(shown(model, n)[0]) < 50_000 for n in range(1, 5))
-    counted = shown(model, 3)[0]
-    assert "19999" in counted, "no message of a fast printer is lost"
+    assert all(len(shown(model, n)[0]) < 50_000 for n in range(1, 4))
+
+
+async def test_a_fast_printer_loses_nothing(tmp_path: Path) -> None:
+    run, _ = await tell(
+        tmp_path,
+        reply(python("for n in range(40000): print(n, flush=True)")),
+        reply(submit("42")),
+        limits={"cell_seconds": 60},
+    )
+    assert cells(run)[0]["outputs"][0]["text"].count("\n") == 40_000
 
 
 async def test_one_flood_alone_keeps_the_notebook_small(tmp_path: Path) -> None:
@@ -816,7 +823,6 @@ ln -s /etc/hostname answer.txt
     assert outside == {"trajectory.ipynb", "files"}
 
 
-@pytest.mark.xfail(strict=True, reason="sandbox/state.py walks and removes folders recursively")
 async def test_folders_without_end(tmp_path: Path, runtime: Path) -> None:
     deep = (
         'echo 42 > /testbed/output/answer.txt; cd /testbed/output; python3 -c "import os\n'

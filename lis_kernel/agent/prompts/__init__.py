@@ -19,7 +19,8 @@ PROMPT_VERSION = 1
 """Recorded in the notebook; goes up when a text here changes."""
 
 PREVIEW_BYTES = 4_000
-PREVIEW_CHARS = 300
+PREVIEW_CHARS = (400, 120, 120)
+"""Of the first lines of a file; the first may hold the names of many columns."""
 MAX_LISTED = 100
 
 
@@ -69,7 +70,7 @@ def file_list(paths: tuple[Path, ...], testbed: str, *, preview: bool) -> str:
             name = file.relative_to(path.parent)
             row = f"- {name} ({_size(file.stat().st_size)})"
             if preview and (head := _head(file)):
-                row += f", begins:\n{head}"
+                row += f", its first lines:\n{head}"
             rows.append(row)
     if not rows:
         return ""
@@ -83,8 +84,15 @@ def _head(path: Path) -> str:
         data = file.read(PREVIEW_BYTES)
     if b"\0" in data:
         return ""
-    lines = data.decode("utf-8", "replace")[:PREVIEW_CHARS].splitlines()[:4]
-    return "\n".join(f"    {line}" for line in lines)
+    lines = data.decode("utf-8", "replace").splitlines()
+    shown = [_clip(line, size) for line, size in zip(lines, PREVIEW_CHARS, strict=False)]
+    if shown and (len(lines) > len(shown) or len(data) == PREVIEW_BYTES):
+        shown.append("[...]")
+    return "\n".join(f"    {line}" for line in shown)
+
+
+def _clip(line: str, size: int) -> str:
+    return line if len(line) <= size else f"{line[:size]} [...]"
 
 
 def _size(size: int) -> str:

@@ -19,6 +19,7 @@ from lis_kernel.config import Limits, SandboxConfig
 from lis_kernel.errors import SandboxLost
 from lis_kernel.sandbox.launch import GuestProcess
 from lis_kernel.sandbox.state import StateDir
+from lis_kernel.types import Attempt, Verdict
 
 __all__ = ["ProcessSandbox"]
 
@@ -84,6 +85,12 @@ class ProcessSandbox:
 
     def collect(self, path: str, target: Path, limit: int) -> tuple[list[str], list[str]]:
         return self.state.collect(path, target, limit)
+
+    def verdict(self) -> Verdict | None:
+        return None
+
+    def attempts(self) -> tuple[Attempt, ...]:
+        return ()
 
     def describe(self) -> Mapping[str, Any]:
         return {"backend": self.backend}

@@ -30,6 +30,15 @@ def _end_with(owner_fd):
         os._exit(1)
 
 
+def _set_up(shell):
+    """What an agent's notebook brings in its setup cell, for a notebook that has none."""
+    folder = os.path.dirname(os.path.abspath(__file__))
+    for name in ("shell.py", "editor.py"):
+        with open(os.path.join(folder, name), encoding="utf-8") as file:
+            shell.ex(file.read())
+    shell.user_ns_hidden["str_replace_editor"] = shell.user_ns["str_replace_editor"]  # of %who
+
+
 def main(path):
     with open(path) as file:
         boot = json.load(file)
@@ -69,6 +78,8 @@ def main(path):
 
     shell.events.register("post_run_cell", end_cell)
     os.chdir(boot.get("cwd", "/"))
+    if boot.get("setup"):
+        _set_up(shell)
     ready = boot["ready_fd"]
     os.write(ready, b"R")
     os.close(ready)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import secrets
 import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -31,6 +32,9 @@ class ProcessSandbox:
 
     Args:
         caps: the guest's output caps, see `guest/output.py`.
+        key: signs the messages of every kernel of this sandbox, so that clients outlive a restart;
+            None makes one.
+        setup: whether kernels begin with `%%bash` and `str_replace_editor` in place.
         say: told, in one line, about anything slow or noteworthy at start.
     """
 
@@ -42,6 +46,8 @@ class ProcessSandbox:
         limits: Limits,
         *,
         caps: Mapping[str, int] | None = None,
+        key: str | None = None,
+        setup: bool = False,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.config = config
@@ -51,6 +57,8 @@ class ProcessSandbox:
             "spill_bytes": limits.spill_bytes,
             **(caps or {}),
         }
+        self.key = key or secrets.token_hex(16)
+        self.setup = setup
         self.say = say
         self._state: StateDir | None = None
         self._process: GuestProcess | None = None

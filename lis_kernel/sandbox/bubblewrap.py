@@ -12,13 +12,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 from lis_kernel.errors import SandboxError, SandboxUnavailable
-from lis_kernel.sandbox import image
+from lis_kernel.sandbox import image, mounts
 from lis_kernel.sandbox.base import ProcessSandbox
 from lis_kernel.sandbox.launch import GUEST, GuestProcess, launch
 from lis_kernel.sandbox.state import StateDir
@@ -63,7 +63,13 @@ class BubblewrapSandbox(ProcessSandbox):
     _image: image.Image | None = None
 
     async def start(self) -> None:
-        """Raises: SandboxUnavailable: no bwrap, or the system forbids user namespaces."""
+        """Prepare the jail.
+
+        Raises:
+            ConfigError: a mount is wrong.
+            SandboxUnavailable: no bwrap, or the system forbids user namespaces.
+        """
+        self._mounts = mounts.parse(self.config.mounts)
         self._bwrap = find_bwrap()
         self._image = image.find() or image.build(self.say)
         await super().start()
@@ -78,7 +84,7 @@ class BubblewrapSandbox(ProcessSandbox):
 
     async def _launch(self) -> GuestProcess:
         assert self._image is not None  # start came first
-        argv = command(self._bwrap, self._image, self.state)
+        argv = command(self._bwrap, self._image, self.state, self._mounts)
         try:
             return await launch(
                 argv,
@@ -88,6 +94,8 @@ class BubblewrapSandbox(ProcessSandbox):
                 run_inside="/run/lis",
                 cwd="/testbed",
                 caps=self.caps,
+                key=self.key,
+                setup=self.setup,
                 env={},
             )
         except SandboxError as error:
@@ -97,6 +105,8 @@ class BubblewrapSandbox(ProcessSandbox):
 
     def describe(self) -> Mapping[str, Any]:
         facts: dict[str, Any] = {"backend": self.backend, "network": "none"}
+        if self.config.mounts:
+            facts["mounts"] = list(self.config.mounts)
         if built := self._image:
             packages = list(built.packages)
             facts.update(image=built.digest, python=built.python, packages=packages)
@@ -106,7 +116,9 @@ class BubblewrapSandbox(ProcessSandbox):
 GUEST_INSIDE = "/opt/lis-guest"
 
 
-def command(bwrap: str, built: image.Image, state: StateDir) -> list[str]:
+def command(
+    bwrap: str, built: image.Image, state: StateDir, given: Sequence[mounts.Mount] = ()
+) -> list[str]:
     """The whole `bwrap` command line up to the program to run; pure but for looking at the host."""
     root = state.root
     argv = [
@@ -155,6 +167,9 @@ def command(bwrap: str, built: image.Image, state: StateDir) -> list[str]:
     argv += ["--bind", str(root / "home"), "/home/user"]
     argv += ["--bind", str(root / "testbed"), "/testbed"]
     argv += ["--bind", str(root / "run"), "/run/lis"]
+    for mount in given:
+        bind = "--bind" if mount.writable else "--ro-bind"
+        argv += [bind, str(mount.source), mount.target]
     argv += ["--symlink", "/tmp", "/var/tmp", "--remount-ro", "/", "--chdir", "/testbed"]
     return argv
 

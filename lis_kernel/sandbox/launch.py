@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import json
 import os
-import secrets
 import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -69,11 +68,14 @@ async def launch(
     run_inside: str,
     cwd: str,
     caps: Mapping[str, int],
+    key: str,
+    setup: bool,
     env: Mapping[str, str],
 ) -> GuestProcess:
     """Run `prefix + python guest/boot.py` and wait until its kernel answers.
 
-    `run_inside` is where the sandbox sees the state dir's `run` folder.
+    `run_inside` is where the sandbox sees the state dir's `run` folder; `key` and `setup` are as
+    in `ProcessSandbox`.
 
     Raises:
         SandboxError: the process ended before it was ready; the message holds its last words.
@@ -82,7 +84,6 @@ async def launch(
     run = state.root / "run"
     for old in run.glob("k-*"):  # a restart: the dead kernel's sockets
         old.unlink()
-    key = secrets.token_hex(16)
     info: dict[str, Any] = {
         "transport": "ipc",
         "shell_port": 1,
@@ -102,6 +103,7 @@ async def launch(
         "owner_fd": owner_read,
         "cwd": cwd,
         "caps": dict(caps),
+        "setup": setup,
     }
     (run / "connection.json").write_text(json.dumps({**info, "ip": f"{run_inside}/k"}))
     (run / "boot.json").write_text(json.dumps(boot))

@@ -44,6 +44,8 @@ class LocalSandbox(ProcessSandbox):
             run_inside=str(root / "run"),
             cwd=str(root / "testbed"),
             caps=self.caps,
+            key=self.key,
+            setup=self.setup,
             env=env,
         )
 

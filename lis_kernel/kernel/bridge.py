@@ -45,8 +45,8 @@ def bridge(client: Mapping[str, Any], kernel: Mapping[str, Any]) -> Iterator[Non
         for name, (front_type, back_type) in CHANNELS.items():
             front, back = context.socket(front_type), context.socket(back_type)
             pairs.append((front, back))
-            for socket in (front, back):
-                socket.linger = 1000  # the reply to a shutdown request is still on its way
+            front.linger = 500  # ms: the reply to a shutdown request may still be on its way
+            back.linger = 0
             if front_type == zmq.XPUB:
                 # every subscription is told to the kernel, which welcomes each new client
                 front.setsockopt(zmq.XPUB_VERBOSE, 1)

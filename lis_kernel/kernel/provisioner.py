@@ -174,8 +174,8 @@ def _bound_messages(manager: Any) -> None:
     """Let the manager's sockets refuse huge frames; other kernels' sockets stay as they are."""
     if manager is None or manager.context.sockopts.get(zmq.MAXMSGSIZE) == MAX_MESSAGE:
         return
-    context = manager.context
-    if getattr(manager.parent, "context", None) is context:  # shared by all kernels of a server
+    server, context = manager.parent, manager.context
+    if hasattr(server, "context") and server.context is context:  # shared by all its kernels
         context = manager.context = context.shadow(context.underlying)
     with contextlib.suppress(zmq.ZMQError):
         context.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)

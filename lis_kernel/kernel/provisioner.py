@@ -18,6 +18,7 @@ from typing import Any, cast
 
 import zmq
 from jupyter_client.connect import KernelConnectionInfo
+from jupyter_client.multikernelmanager import MultiKernelManager
 from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 
 from lis_kernel._sync import on_own_loop
@@ -175,7 +176,8 @@ def _bound_messages(manager: Any) -> None:
     if manager is None or manager.context.sockopts.get(zmq.MAXMSGSIZE) == MAX_MESSAGE:
         return
     server, context = manager.parent, manager.context
-    if hasattr(server, "context") and server.context is context:  # shared by all its kernels
+    if isinstance(server, MultiKernelManager) and server.context is context:
+        # shared by all kernels of a server
         context = manager.context = context.shadow(context.underlying)
     with contextlib.suppress(zmq.ZMQError):
         context.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)

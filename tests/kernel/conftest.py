@@ -5,17 +5,15 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
+from leftovers import left_within
 
 from lis_kernel.kernel import kernelspec
 
@@ -54,24 +52,3 @@ def jupyter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, runtime: Path) -> I
     yield install
     connections = list((tmp_path / "runtime").glob("kernel-*"))
     assert not connections, f"connection files were left: {connections}"
-
-
-def processes_of(folder: Path) -> dict[int, str]:
-    """Live processes of the sandboxes in `folder`, by their command line or their mounts."""
-    found = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            with suppress(OSError):
-                said = (entry / "cmdline").read_bytes() + (entry / "mounts").read_bytes()
-                said += (entry / "mountinfo").read_bytes()
-                if folder.name.encode() in said:
-                    found[int(entry.name)] = (entry / "cmdline").read_text("utf-8", "replace")[:80]
-    return found
-
-
-def left_within(seconds: float, folder: Path) -> dict[int, str]:
-    """The processes that are still there after at most `seconds`."""
-    deadline = time.monotonic() + seconds
-    while (left := processes_of(folder)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return left

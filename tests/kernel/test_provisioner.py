@@ -17,11 +17,11 @@ from typing import Any
 import nbformat
 import pytest
 import zmq
-from conftest import left_within, processes_of
 from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.manager import AsyncKernelManager, KernelManager
 from jupyter_client.multikernelmanager import AsyncMultiKernelManager
 from jupyter_client.provisioning import LocalProvisioner
+from leftovers import left_within, processes_of
 from nbclient import NotebookClient
 
 from lis_kernel.errors import ConfigError

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import left_within
+from leftovers import left_within
 
 pytest.importorskip("jupyter_server", reason="jupyter_server is not installed")
 pytestmark = pytest.mark.bwrap

@@ -47,10 +47,7 @@ def bridge(client: Mapping[str, Any], kernel: Mapping[str, Any]) -> Iterator[Non
             pairs.append((front, back))
             front.linger = 500  # ms: the reply to a shutdown request may still be on its way
             back.linger = 0
-            if front_type == zmq.XPUB:
-                # every subscription is told to the kernel, which welcomes each new client
-                front.setsockopt(zmq.XPUB_VERBOSE, 1)
-            else:
+            if front_type == zmq.ROUTER:
                 back.setsockopt(zmq.IDENTITY, identity)
                 front.setsockopt(zmq.ROUTER_HANDOVER, 1)  # a client that comes back
             back.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)

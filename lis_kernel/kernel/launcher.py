@@ -48,9 +48,7 @@ async def serve(connection_file: Path, words: Mapping[str, Any], say: Callable[[
         await sandbox.start()
         kernel = await sandbox.launch_kernel()
         info = kernel.connection_info
-        loop.add_signal_handler(
-            signal.SIGINT, lambda: loop.run_in_executor(None, interrupt, info) and None
-        )
+        loop.add_signal_handler(signal.SIGINT, loop.run_in_executor, None, interrupt, info)
         with bridge(client, info):
             ended = asyncio.create_task(kernel.wait())
             stop = asyncio.create_task(told.wait())

@@ -23,7 +23,11 @@ T = TypeVar("T", bound=BaseModel)
 OUTPUT_BYTES = 10_000_000
 """Of one cell's outputs, unless `limits` says otherwise: people's plots are larger than models'."""
 MAX_MESSAGE = 100_000_000
-"""Bytes; a larger frame out of the sandbox makes zmq drop the connection, not fill our memory."""
+"""Bytes; a larger frame out of the sandbox makes zmq drop the connection, not fill our memory.
+
+That channel stays closed until the client connects anew. The guest's own caps keep honest cells
+far below it.
+"""
 
 
 def parse(words: Mapping[str, Any], field: str) -> tuple[SandboxConfig, Limits]:

@@ -70,10 +70,13 @@ async def launch(
     cwd: str,
     caps: Mapping[str, int],
     env: Mapping[str, str],
+    network: Mapping[str, Any] | None = None,
+    packages: bool = False,
 ) -> GuestProcess:
     """Run `prefix + python guest/boot.py` and wait until its kernel answers.
 
-    `run_inside` is where the sandbox sees the state dir's `run` folder.
+    `run_inside` is where the sandbox sees the state dir's `run` folder; `network` is what
+    `Network.guest` says, and `packages` asks for an environment that `pip install` can write.
 
     Raises:
         SandboxError: the process ended before it was ready; the message holds its last words.
@@ -102,6 +105,8 @@ async def launch(
         "owner_fd": owner_read,
         "cwd": cwd,
         "caps": dict(caps),
+        "network": network,
+        "packages": packages,
     }
     (run / "connection.json").write_text(json.dumps({**info, "ip": f"{run_inside}/k"}))
     (run / "boot.json").write_text(json.dumps(boot))

@@ -122,6 +122,8 @@ def _rule(entry: str) -> Rule:
         host, port = split_port(rest)
     except ValueError as error:
         raise _wrong(f"{entry!r}: {error}.") from None
+    if host.lower() == "index":
+        raise _wrong(f"{entry!r}: `index` takes no mark and no port.", "Write index alone.")
     wildcard = host.startswith("*.")
     if wildcard:
         host = host[2:]
@@ -212,6 +214,8 @@ METADATA = frozenset(
     map(ipaddress.ip_address, ("169.254.169.254", "100.100.100.200", "168.63.129.16"))
 ) | {ipaddress.ip_address("fd00:ec2::254")}
 """Where clouds hand out a machine's credentials."""
+UNICAST = ipaddress.ip_network("2000::/3")
+"""All of IPv6 that is handed out to public hosts."""
 SHARED = ipaddress.ip_network("100.64.0.0/10")
 DISGUISES = tuple(
     map(ipaddress.ip_network, ("::/96", "::ffff:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48"))
@@ -237,16 +241,16 @@ def forbidden(address: str, rule: Rule | None = None) -> str | None:
         return None if named else "a cloud's metadata service"
     if marked:
         return None
-    if ip.version == 6 and ip != ipaddress.ip_address("::1"):
-        if ip.scope_id is not None:
-            return "an address with a zone"
-        if any(ip in net for net in DISGUISES):
-            return "an IPv4 address in disguise"
+    v6 = isinstance(ip, ipaddress.IPv6Address)
+    if isinstance(ip, ipaddress.IPv6Address) and ip.scope_id is not None:
+        return "an address with a zone"
+    if v6 and not ip.is_loopback and any(ip in net for net in DISGUISES):
+        return "an IPv4 address in disguise"
     kinds = {
         "a loopback address": ip.is_loopback,
         "a link-local address": ip.is_link_local,
         "a shared (CGNAT) address": ip in SHARED,
         "a private address": ip.is_private,
-        "a reserved address": ip.is_reserved or not ip.is_global,
+        "a reserved address": ip.is_reserved or not ip.is_global or (v6 and ip not in UNICAST),
     }
     return next((kind for kind, holds in kinds.items() if holds), None)

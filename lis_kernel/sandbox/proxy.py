@@ -12,12 +12,12 @@ import contextlib
 import logging
 import socket
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lis_kernel.sandbox import client_hello, http_head
+from lis_kernel.sandbox import client_hello, http_head, relay
 from lis_kernel.sandbox.client_hello import BadHello
 from lis_kernel.sandbox.http_head import CHUNKED, END, BadHead, Head
 from lis_kernel.sandbox.policy import Policy, Rule, forbidden, is_address, normal_host
@@ -31,11 +31,12 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 Dial = Callable[[str, int], Awaitable[Streams]]
 
-PIECE = 65_536
 MAX_KEPT = 1_000
 """Attempts that are kept between two drains; what is over is counted."""
 MAX_TRIED = 4
 """Addresses of one host that are tried."""
+LINGER_SECONDS = 1.0
+LINGER_PIECES = 16
 MAX_INTERIM = 10
 """1xx answers before the real one."""
 
@@ -60,6 +61,17 @@ class Refusal(Exception):
         self.status = status
         self.text = "".join(c if " " <= c <= "~" else "?" for c in text)[:300]
         super().__init__(self.text)
+
+    def answer(self) -> bytes:
+        """The response. Some clients show only the reason phrase: the line stands there too."""
+        body = f"lis_kernel: {self.text}\n"
+        head = (
+            f"HTTP/1.1 {self.status} {self.text}",
+            "Content-Type: text/plain",
+            f"Content-Length: {len(body)}",
+            "Connection: close",
+        )
+        return "\r\n".join([*head, "", body]).encode("ascii")
 
 
 async def resolve(host: str, port: int) -> list[str]:
@@ -141,13 +153,9 @@ class Proxy:
                 raise Refusal(503, "too many connections of this sandbox at a time")
             await self._request(reader, writer)
         except Refusal as refusal:
-            # some clients show only the reason phrase, so the line stands there as well
-            body = f"lis_kernel: {refusal.text}\n"
-            answer = (
-                f"HTTP/1.1 {refusal.status} {refusal.text}\r\nContent-Type: text/plain\r\n"
-                f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}"
-            )
-            writer.write(answer.encode("ascii"))
+            writer.write(refusal.answer())
+            if len(self._tasks) <= 2 * self.bounds.connections:
+                await self._linger(reader, writer)
         except (OSError, TimeoutError, EOFError, BadHead, BadHello) as error:
             log.debug("a connection of the sandbox ended: %s", error)
         except asyncio.CancelledError:
@@ -159,6 +167,16 @@ class Proxy:
             except (OSError, TimeoutError, asyncio.CancelledError):
                 writer.transport.abort()
             self._tasks.discard(task)
+
+    async def _linger(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Read what the client still sends for a moment: closing at once would take its answer."""
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(LINGER_SECONDS):
+                await writer.drain()
+                writer.write_eof()
+                for _ in range(LINGER_PIECES):
+                    if not await reader.read(relay.PIECE):
+                        break
 
     async def _request(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -173,12 +191,14 @@ class Proxy:
         try:
             if head.method == "CONNECT":
                 writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-                await self._both(
+                await relay.both(
+                    self.bounds.idle,
                     lambda alive: self._tunnel_up(head, reader, upstream[1], alive),
-                    lambda alive: _copy(upstream[0], writer, alive),
+                    lambda alive: relay.copy(upstream[0], writer, alive),
                 )
             else:
-                await self._both(
+                await relay.both(
+                    self.bounds.idle,
                     lambda alive: self._request_up(head, reader, writer, upstream[1], alive),
                     lambda alive: self._response_down(upstream[0], writer, alive),
                 )
@@ -229,47 +249,27 @@ class Proxy:
 
     # -- both directions ---------------------------------------------------------------------
 
-    async def _both(self, up: _Direction, down: _Direction) -> None:
-        """Run both until the answer has ended, either fails, or nothing moved for long."""
-        loop = asyncio.get_running_loop()
-        async with asyncio.timeout(self.bounds.idle) as clock:
-
-            def alive() -> None:
-                clock.reschedule(loop.time() + self.bounds.idle)
-
-            going = asyncio.create_task(up(alive))
-            coming = asyncio.create_task(down(alive))
-            try:
-                await asyncio.wait({going, coming}, return_when=asyncio.FIRST_COMPLETED)
-                if going.done():
-                    going.result()
-                await coming
-            finally:
-                for task in (going, coming):
-                    task.cancel()
-                await asyncio.gather(going, coming, return_exceptions=True)
-
     async def _tunnel_up(
         self,
         head: Head,
         reader: asyncio.StreamReader,
         out: asyncio.StreamWriter,
-        alive: Callable[[], None],
+        alive: relay.Alive,
     ) -> None:
         """What the client says through a tunnel, once it is clear whom it says it to."""
-        first = await reader.read(PIECE)
+        first = await reader.read(relay.PIECE)
         if first and first[0] == client_hello.HANDSHAKE:
             try:
                 async with asyncio.timeout(self.bounds.head):
                     whole, name = client_hello.server_name(first)
                     while not whole:
-                        more = await reader.read(PIECE)
+                        more = await reader.read(relay.PIECE)
                         if not more:
-                            return
+                            raise EOFError("the tunnel's client went away")
                         first += more
                         whole, name = client_hello.server_name(first)
             except (BadHello, TimeoutError) as error:
-                reason = f"a TLS hello that cannot be checked: {error or 'too slow'}"
+                reason = f"a TLS hello that cannot be checked: {str(error) or 'too slow'}"
                 raise _Quiet(self._denied(head.host, head.port, reason)) from None
             if name is not None and not _same(name, head.host):
                 shown = name.encode("unicode_escape").decode("ascii")[:255]
@@ -279,7 +279,7 @@ class Proxy:
             raise _Quiet(self._denied(head.host, head.port, "port 443 is for TLS only"))
         out.write(first)
         await out.drain()
-        await _copy(reader, out, alive)
+        await relay.copy(reader, out, alive)
 
     async def _request_up(
         self,
@@ -287,19 +287,19 @@ class Proxy:
         reader: asyncio.StreamReader,
         client: asyncio.StreamWriter,
         out: asyncio.StreamWriter,
-        alive: Callable[[], None],
+        alive: relay.Alive,
     ) -> None:
         """The request in our own words, and exactly its body."""
         out.write(head.rewritten())
         if head.expects and head.length:
             client.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if head.length != CHUNKED:
-            await _copy_exactly(reader, out, head.length, alive)
+            await relay.copy_exactly(reader, out, head.length, alive)
             return
         while True:
             size = http_head.chunk_size((await reader.readuntil(b"\r\n"))[:-2])
             out.write(b"%x\r\n" % size)
-            await _copy_exactly(reader, out, size, alive)
+            await relay.copy_exactly(reader, out, size, alive)
             if await reader.readexactly(2) != b"\r\n":  # also refuses trailers
                 raise BadHead("a chunk does not end where it said")
             out.write(b"\r\n")
@@ -308,7 +308,7 @@ class Proxy:
                 return
 
     async def _response_down(
-        self, source: asyncio.StreamReader, client: asyncio.StreamWriter, alive: Callable[[], None]
+        self, source: asyncio.StreamReader, client: asyncio.StreamWriter, alive: relay.Alive
     ) -> None:
         try:
             for _ in range(MAX_INTERIM):
@@ -320,10 +320,7 @@ class Proxy:
         except (EOFError, asyncio.LimitOverrunError, BadHead) as error:
             raise Refusal(502, f"the server's answer cannot be read: {error}") from None
         client.write(head)
-        await _copy(source, client, alive)
-
-
-_Direction = Callable[[Callable[[], None]], Coroutine[Any, Any, None]]
+        await relay.copy(source, client, alive)
 
 
 class _Quiet(EOFError):
@@ -335,33 +332,3 @@ def _same(name: str, host: str) -> bool:
         return normal_host(name) == host
     except ValueError:
         return False
-
-
-async def _copy(
-    source: asyncio.StreamReader, target: asyncio.StreamWriter, alive: Callable[[], None]
-) -> None:
-    """Everything until the source ends; then the target is told so."""
-    while piece := await source.read(PIECE):
-        alive()
-        target.write(piece)
-        await target.drain()
-    if target.can_write_eof():
-        target.write_eof()
-
-
-async def _copy_exactly(
-    source: asyncio.StreamReader,
-    target: asyncio.StreamWriter,
-    size: int,
-    alive: Callable[[], None],
-) -> None:
-    """`size` bytes. Raises: IncompleteReadError: the source ended before."""
-    left = size
-    while left:
-        piece = await source.read(min(PIECE, left))
-        if not piece:
-            raise asyncio.IncompleteReadError(b"", left)
-        alive()
-        target.write(piece)
-        await target.drain()
-        left -= len(piece)

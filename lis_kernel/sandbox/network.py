@@ -98,12 +98,12 @@ class Network:
 
     def guest(self, run_inside: str) -> dict[str, Any]:
         """What boot.py is told: to test the wall, where the proxy is, the environment."""
+        policy = self._proxy.policy if self._proxy else self.policy
+        meant = {rule.host for rule in policy.rules + policy.found}
         return {
             "walled": self.policy.kind != "open",
             "proxy": f"{run_inside}/{SOCKET}" if self._proxy else None,
-            "no_proxy": [
-                name for name in OWN if not any(r.host == name for r in self.policy.rules)
-            ],
+            "no_proxy": [name for name in OWN if name not in meant],
             "environment": dict(self._environment),
         }
 

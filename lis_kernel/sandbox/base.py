@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 from lis_kernel.config import Limits, SandboxConfig
 from lis_kernel.errors import SandboxLost
 from lis_kernel.sandbox.launch import GuestProcess
+from lis_kernel.sandbox.network import Network
 from lis_kernel.sandbox.state import StateDir
 from lis_kernel.types import Attempt, Verdict
 
@@ -60,6 +61,7 @@ class ProcessSandbox:
         self.key = key or secrets.token_hex(16)
         self.setup = setup
         self.say = say
+        self.network = Network(config.network, say)
         self._state: StateDir | None = None
         self._process: GuestProcess | None = None
 
@@ -70,9 +72,10 @@ class ProcessSandbox:
         return self._state
 
     async def start(self) -> None:
-        """Make the state folder. Backends check their needs first."""
+        """Make the state folder, start the network. Backends check their needs first."""
         self._state = StateDir()
         _alive.add(self)
+        await self.network.start(self._state.root)
 
     async def launch_kernel(self) -> GuestProcess:
         """Start a kernel; the one before it, if any, is killed first."""
@@ -98,10 +101,10 @@ class ProcessSandbox:
         return None
 
     def attempts(self) -> tuple[Attempt, ...]:
-        return ()
+        return self.network.attempts()
 
     def describe(self) -> Mapping[str, Any]:
-        return {"backend": self.backend}
+        return {"backend": self.backend, "network": str(self.network)}
 
     async def stop(self) -> None:
         process = self._process
@@ -109,12 +112,14 @@ class ProcessSandbox:
             process.kill()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(process.wait(), 5)
+        await self.network.stop()
         await asyncio.to_thread(self.cleanup)
 
     def cleanup(self) -> None:
         if self._process is not None:
             self._process.kill()
             self._process = None
+        self.network.close()
         if self._state is not None:
             self._state.remove()
             self._state = None

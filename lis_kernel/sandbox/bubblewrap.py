@@ -1,7 +1,8 @@
 """The `bubblewrap` backend: one `bwrap` jail a sandbox, no daemon, no root needed.
 
-All namespaces are unshared, so there is no network but a loopback of its own; the file system is an
-explicit read-only list plus four writable folders; capabilities are dropped. The kernel is reached
+All namespaces are unshared, so there is no network but a loopback of its own (unless the policy is
+`open`; under an allow-list a proxy's unix socket is the way out); the file system is an explicit
+read-only list plus four writable folders; capabilities are dropped. The kernel is reached
 over unix sockets in a bind-mounted folder. It shares the host's kernel: see SECURITY notes in the
 README for what that means.
 """
@@ -21,6 +22,7 @@ from lis_kernel.errors import SandboxError, SandboxUnavailable
 from lis_kernel.sandbox import image, mounts
 from lis_kernel.sandbox.base import ProcessSandbox
 from lis_kernel.sandbox.launch import GUEST, GuestProcess, launch
+from lis_kernel.sandbox.network import CA_INSIDE, Network
 from lis_kernel.sandbox.state import StateDir
 
 __all__ = ["BubblewrapSandbox", "check", "command", "find_bwrap"]
@@ -84,7 +86,7 @@ class BubblewrapSandbox(ProcessSandbox):
 
     async def _launch(self) -> GuestProcess:
         assert self._image is not None  # start came first
-        argv = command(self._bwrap, self._image, self.state, self._mounts)
+        argv = command(self._bwrap, self._image, self.state, self.network, self._mounts)
         try:
             return await launch(
                 argv,
@@ -97,6 +99,8 @@ class BubblewrapSandbox(ProcessSandbox):
                 key=self.key,
                 setup=self.setup,
                 env={},
+                network=self.network.guest("/run/lis"),
+                packages=True,
             )
         except SandboxError as error:
             if reason := refusal(str(error)):
@@ -104,7 +108,7 @@ class BubblewrapSandbox(ProcessSandbox):
             raise
 
     def describe(self) -> Mapping[str, Any]:
-        facts: dict[str, Any] = {"backend": self.backend, "network": "none"}
+        facts: dict[str, Any] = {**super().describe()}
         if self.config.mounts:
             facts["mounts"] = list(self.config.mounts)
         if built := self._image:
@@ -117,7 +121,11 @@ GUEST_INSIDE = "/opt/lis-guest"
 
 
 def command(
-    bwrap: str, built: image.Image, state: StateDir, given: Sequence[mounts.Mount] = ()
+    bwrap: str,
+    built: image.Image,
+    state: StateDir,
+    network: Network,
+    given: Sequence[mounts.Mount] = (),
 ) -> list[str]:
     """The whole `bwrap` command line up to the program to run; pure but for looking at the host."""
     root = state.root
@@ -125,7 +133,7 @@ def command(
         bwrap,
         "--unshare-user",
         "--unshare-pid",
-        "--unshare-net",
+        *([] if network.kind == "open" else ["--unshare-net"]),
         "--unshare-ipc",
         "--unshare-uts",
         "--unshare-cgroup-try",
@@ -154,6 +162,10 @@ def command(
         argv += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
     for name in FILES:
         argv += ["--ro-bind", str(root / "etc" / name), f"/etc/{name}"]
+    if network.kind == "open":  # the real file: its name is often a symlink into /run
+        argv += ["--ro-bind-try", os.path.realpath("/etc/resolv.conf"), "/etc/resolv.conf"]
+    if network.ca is not None:
+        argv += ["--ro-bind", str(network.ca), CA_INSIDE]
     base = built.base
     if image.inside(base) != str(base):
         argv += ["--ro-bind", str(base), image.PYTHON_HOME]

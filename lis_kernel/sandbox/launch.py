@@ -71,11 +71,14 @@ async def launch(
     key: str,
     setup: bool,
     env: Mapping[str, str],
+    network: Mapping[str, Any] | None = None,
+    packages: bool = False,
 ) -> GuestProcess:
     """Run `prefix + python guest/boot.py` and wait until its kernel answers.
 
     `run_inside` is where the sandbox sees the state dir's `run` folder; `key` and `setup` are as
-    in `ProcessSandbox`.
+    in `ProcessSandbox`; `network` is what `Network.guest` says, and `packages` asks for an
+    environment that `pip install` can write.
 
     Raises:
         SandboxError: the process ended before it was ready; the message holds its last words.
@@ -104,6 +107,8 @@ async def launch(
         "cwd": cwd,
         "caps": dict(caps),
         "setup": setup,
+        "network": network,
+        "packages": packages,
     }
     (run / "connection.json").write_text(json.dumps({**info, "ip": f"{run_inside}/k"}))
     (run / "boot.json").write_text(json.dumps(boot))

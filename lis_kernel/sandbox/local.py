@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from lis_kernel.errors import SandboxUnavailable
 from lis_kernel.sandbox.base import ProcessSandbox
 from lis_kernel.sandbox.launch import GUEST, GuestProcess, launch
 
@@ -28,6 +29,11 @@ class LocalSandbox(ProcessSandbox):
     backend: ClassVar[str] = "local"
 
     async def start(self) -> None:
+        """Raises: SandboxUnavailable: an allow-list was asked for, which nothing here can hold."""
+        if self.network.kind == "allow":
+            raise SandboxUnavailable(
+                "backend `local` cannot hold a network policy; use another --backend."
+            )
         logging.getLogger(__name__).warning(WARNING)
         self.say(WARNING)
         await super().start()

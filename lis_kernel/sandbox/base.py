@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 from lis_kernel.config import Limits, SandboxConfig
 from lis_kernel.errors import SandboxLost
-from lis_kernel.sandbox.launch import GuestProcess
+from lis_kernel.protocols import KernelProcess
 from lis_kernel.sandbox.state import StateDir
 from lis_kernel.types import Attempt, Verdict
 
@@ -27,7 +27,7 @@ _alive: weakref.WeakSet[ProcessSandbox] = weakref.WeakSet()
 
 
 class ProcessSandbox:
-    """Base of `bubblewrap` and `local`: a state folder and at most one kernel process.
+    """Base of every backend here: a state folder and at most one kernel process.
 
     Args:
         caps: the guest's output caps, see `guest/output.py`.
@@ -53,7 +53,7 @@ class ProcessSandbox:
         }
         self.say = say
         self._state: StateDir | None = None
-        self._process: GuestProcess | None = None
+        self._process: KernelProcess | None = None
 
     @property
     def state(self) -> StateDir:
@@ -66,7 +66,7 @@ class ProcessSandbox:
         self._state = StateDir()
         _alive.add(self)
 
-    async def launch_kernel(self) -> GuestProcess:
+    async def launch_kernel(self) -> KernelProcess:
         """Start a kernel; the one before it, if any, is killed first."""
         if self._process is not None:
             self._process.kill()
@@ -74,7 +74,7 @@ class ProcessSandbox:
         self._process = await self._launch()
         return self._process
 
-    async def _launch(self) -> GuestProcess:
+    async def _launch(self) -> KernelProcess:
         raise NotImplementedError
 
     def put(self, source: Path, target: str) -> None:

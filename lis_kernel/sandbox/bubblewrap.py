@@ -19,8 +19,9 @@ from typing import Any, ClassVar
 
 from lis_kernel.errors import SandboxError, SandboxUnavailable
 from lis_kernel.sandbox import image
+from lis_kernel.sandbox import launch as launching
 from lis_kernel.sandbox.base import ProcessSandbox
-from lis_kernel.sandbox.launch import GUEST, GuestProcess, launch
+from lis_kernel.sandbox.launch import GUEST, GUEST_INSIDE, GuestProcess, launch
 from lis_kernel.sandbox.state import StateDir
 
 __all__ = ["BubblewrapSandbox", "check", "command", "find_bwrap"]
@@ -52,9 +53,6 @@ FILES = {
 }
 """Small files of /etc that every sandbox has instead of the host's."""
 
-PASSED_ON = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
-"""Host variables without which numerical libraries compute wrongly on some machines."""
-
 
 class BubblewrapSandbox(ProcessSandbox):
     """A cold start per sandbox; the reference and fallback of the other backends."""
@@ -84,7 +82,7 @@ class BubblewrapSandbox(ProcessSandbox):
                 argv,
                 self.state,
                 python=f"{image.PREFIX}/bin/python",
-                guest=f"{GUEST_INSIDE}/guest",
+                guest=GUEST_INSIDE,
                 run_inside="/run/lis",
                 cwd="/testbed",
                 caps=self.caps,
@@ -101,9 +99,6 @@ class BubblewrapSandbox(ProcessSandbox):
             packages = list(built.packages)
             facts.update(image=built.digest, python=built.python, packages=packages)
         return facts
-
-
-GUEST_INSIDE = "/opt/lis-guest"
 
 
 def command(bwrap: str, built: image.Image, state: StateDir) -> list[str]:
@@ -149,7 +144,7 @@ def command(bwrap: str, built: image.Image, state: StateDir) -> list[str]:
         if (base / site).is_dir():  # what the user installed for herself is none of its business
             argv += ["--tmpfs", f"{image.PYTHON_HOME}/{site}"]
     argv += ["--ro-bind", str(built.root), image.PREFIX]
-    argv += ["--ro-bind", str(GUEST), f"{GUEST_INSIDE}/guest"]
+    argv += ["--ro-bind", str(GUEST), GUEST_INSIDE]
     argv += ["--proc", "/proc", "--dev", "/dev"]
     argv += ["--bind", str(root / "tmp"), "/tmp"]
     argv += ["--bind", str(root / "home"), "/home/user"]
@@ -160,23 +155,12 @@ def command(bwrap: str, built: image.Image, state: StateDir) -> list[str]:
 
 
 def environment(built: image.Image) -> dict[str, str]:
-    """The sandbox's whole environment: nothing else of the host's gets in."""
-    values = {
-        "PATH": f"{image.PREFIX}/bin:/usr/local/bin:/usr/bin:/bin",
-        "HOME": "/home/user",
-        "USER": "user",
-        "SHELL": "/bin/bash",
-        "LANG": "C.UTF-8",
-        "TZ": "UTC",
-        "PYTHONHASHSEED": "0",  # sets print in the same order when the trajectory is replayed
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "LIS_SANDBOX": "1",
-    }
+    """The sandbox's whole environment; the host's interpreter may need to find its library."""
+    values = launching.environment()
     if image.inside(built.base) == image.PYTHON_HOME and list(
         built.base.glob("lib/libpython3*.so*")
     ):
         values["LD_LIBRARY_PATH"] = f"{image.PYTHON_HOME}/lib"
-    values.update({name: os.environ[name] for name in PASSED_ON if name in os.environ})
     return values
 
 

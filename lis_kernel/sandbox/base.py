@@ -18,7 +18,8 @@ from typing import Any, ClassVar
 
 from lis_kernel.config import Limits, SandboxConfig
 from lis_kernel.errors import SandboxLost
-from lis_kernel.sandbox.launch import GuestProcess
+from lis_kernel.protocols import KernelProcess
+from lis_kernel.sandbox.launch import Boot
 from lis_kernel.sandbox.network import Network
 from lis_kernel.sandbox.state import StateDir
 from lis_kernel.types import Attempt, Verdict
@@ -29,7 +30,7 @@ _alive: weakref.WeakSet[ProcessSandbox] = weakref.WeakSet()
 
 
 class ProcessSandbox:
-    """Base of `bubblewrap` and `local`: a state folder and at most one kernel process.
+    """Base of every backend here: a state folder and at most one kernel process.
 
     Args:
         caps: the guest's output caps, see `guest/output.py`.
@@ -63,7 +64,7 @@ class ProcessSandbox:
         self.say = say
         self.network = Network(config.network, say)
         self._state: StateDir | None = None
-        self._process: GuestProcess | None = None
+        self._process: KernelProcess | None = None
 
     @property
     def state(self) -> StateDir:
@@ -77,7 +78,7 @@ class ProcessSandbox:
         _alive.add(self)
         await self.network.start(self._state.root)
 
-    async def launch_kernel(self) -> GuestProcess:
+    async def launch_kernel(self) -> KernelProcess:
         """Start a kernel; the one before it, if any, is killed first."""
         if self._process is not None:
             self._process.kill()
@@ -85,7 +86,12 @@ class ProcessSandbox:
         self._process = await self._launch()
         return self._process
 
-    async def _launch(self) -> GuestProcess:
+    def boot(self, cwd: str, run_inside: str) -> Boot:
+        """How the guest's kernel shall be, in a sandbox with walls of its own."""
+        network = self.network.guest(run_inside)
+        return Boot(cwd, self.caps, self.key, self.setup, network=network, packages=True)
+
+    async def _launch(self) -> KernelProcess:
         raise NotImplementedError
 
     def put(self, source: Path, target: str) -> None:

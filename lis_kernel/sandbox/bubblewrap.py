@@ -20,8 +20,9 @@ from typing import Any, ClassVar
 
 from lis_kernel.errors import SandboxError, SandboxUnavailable
 from lis_kernel.sandbox import image, mounts
+from lis_kernel.sandbox import launch as launching
 from lis_kernel.sandbox.base import ProcessSandbox
-from lis_kernel.sandbox.launch import GUEST, GuestProcess, launch
+from lis_kernel.sandbox.launch import GUEST, GUEST_INSIDE, GuestProcess, launch
 from lis_kernel.sandbox.network import CA_INSIDE, Network
 from lis_kernel.sandbox.state import StateDir
 
@@ -53,9 +54,6 @@ FILES = {
     "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
 }
 """Small files of /etc that every sandbox has instead of the host's."""
-
-PASSED_ON = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
-"""Host variables without which numerical libraries compute wrongly on some machines."""
 
 
 class BubblewrapSandbox(ProcessSandbox):
@@ -92,15 +90,10 @@ class BubblewrapSandbox(ProcessSandbox):
                 argv,
                 self.state,
                 python=f"{image.PREFIX}/bin/python",
-                guest=f"{GUEST_INSIDE}/guest",
+                guest=GUEST_INSIDE,
                 run_inside="/run/lis",
-                cwd="/testbed",
-                caps=self.caps,
-                key=self.key,
-                setup=self.setup,
+                boot=self.boot("/testbed", "/run/lis"),
                 env={},
-                network=self.network.guest("/run/lis"),
-                packages=True,
             )
         except SandboxError as error:
             if reason := refusal(str(error)):
@@ -115,9 +108,6 @@ class BubblewrapSandbox(ProcessSandbox):
             packages = list(built.packages)
             facts.update(image=built.digest, python=built.python, packages=packages)
         return facts
-
-
-GUEST_INSIDE = "/opt/lis-guest"
 
 
 def command(
@@ -173,7 +163,7 @@ def command(
         if (base / site).is_dir():  # what the user installed for herself is none of its business
             argv += ["--tmpfs", f"{image.PYTHON_HOME}/{site}"]
     argv += ["--ro-bind", str(built.root), image.PREFIX]
-    argv += ["--ro-bind", str(GUEST), f"{GUEST_INSIDE}/guest"]
+    argv += ["--ro-bind", str(GUEST), GUEST_INSIDE]
     argv += ["--proc", "/proc", "--dev", "/dev"]
     argv += ["--bind", str(root / "tmp"), "/tmp"]
     argv += ["--bind", str(root / "home"), "/home/user"]
@@ -187,23 +177,12 @@ def command(
 
 
 def environment(built: image.Image) -> dict[str, str]:
-    """The sandbox's whole environment: nothing else of the host's gets in."""
-    values = {
-        "PATH": f"{image.PREFIX}/bin:/usr/local/bin:/usr/bin:/bin",
-        "HOME": "/home/user",
-        "USER": "user",
-        "SHELL": "/bin/bash",
-        "LANG": "C.UTF-8",
-        "TZ": "UTC",
-        "PYTHONHASHSEED": "0",  # sets print in the same order when the trajectory is replayed
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "LIS_SANDBOX": "1",
-    }
+    """The sandbox's whole environment; the host's interpreter may need to find its library."""
+    values = launching.environment()
     if image.inside(built.base) == image.PYTHON_HOME and list(
         built.base.glob("lib/libpython3*.so*")
     ):
         values["LD_LIBRARY_PATH"] = f"{image.PYTHON_HOME}/lib"
-    values.update({name: os.environ[name] for name in PASSED_ON if name in os.environ})
     return values
 
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from lis_kernel.errors import SandboxUnavailable
 from lis_kernel.sandbox.base import ProcessSandbox
-from lis_kernel.sandbox.launch import GUEST, GuestProcess, launch
+from lis_kernel.sandbox.launch import GUEST, Boot, GuestProcess, launch
 
 __all__ = ["LocalSandbox"]
 
@@ -48,10 +48,7 @@ class LocalSandbox(ProcessSandbox):
             python=sys.executable,
             guest=str(GUEST),
             run_inside=str(root / "run"),
-            cwd=str(root / "testbed"),
-            caps=self.caps,
-            key=self.key,
-            setup=self.setup,
+            boot=Boot(str(root / "testbed"), self.caps, self.key, self.setup),
             env=env,
         )
 

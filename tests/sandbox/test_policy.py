@@ -6,7 +6,7 @@ import ipaddress
 import string
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lis_kernel.errors import ConfigError
@@ -145,12 +145,14 @@ entries = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(entries, min_size=1, max_size=6), st.booleans())
 def test_a_policy_reads_back_from_its_text(listed: list[str], index: bool) -> None:
     policy = parse("allow=" + ",".join([*listed, *["index"] * index]))
     assert parse(str(policy)) == policy
 
 
+@settings(deadline=None)
 @given(hosts, st.integers(1, 65535))
 def test_case_and_trailing_dot_do_not_matter(host: str, port: int) -> None:
     policy = parse(f"allow={host}:{port}")
@@ -159,6 +161,7 @@ def test_case_and_trailing_dot_do_not_matter(host: str, port: int) -> None:
     assert not policy.rule(host, port % 65535 + 1)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40))
 def test_any_text_is_a_policy_or_a_config_error(text: str) -> None:
     for candidate in (text, f"allow={text}"):
@@ -169,6 +172,7 @@ def test_any_text_is_a_policy_or_a_config_error(text: str) -> None:
         assert parse(str(policy)) == policy
 
 
+@settings(deadline=None)
 @given(st.text(max_size=30))
 def test_a_normal_host_is_a_fixed_point(text: str) -> None:
     try:
@@ -248,6 +252,7 @@ def test_the_mark_admits_private_addresses_but_no_metadata_service() -> None:
     assert forbidden("169.254.169.254", Rule("169.254.169.254", private=True)) is None
 
 
+@settings(deadline=None)
 @given(st.ip_addresses())
 def test_nothing_that_python_calls_private_passes(
     address: ipaddress.IPv4Address | ipaddress.IPv6Address,

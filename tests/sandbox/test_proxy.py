@@ -10,10 +10,11 @@ import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator
+from functools import cache
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lis_kernel.sandbox import client_hello, http_head
@@ -120,6 +121,7 @@ def connect(target: str, more: str = "") -> bytes:
     return f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{more}\r\n".encode()
 
 
+@cache
 def hello(name: str | None) -> bytes:
     """A real ClientHello of this Python's TLS."""
     context = ssl.create_default_context()
@@ -578,6 +580,7 @@ async def test_the_socket_is_for_its_owner_and_goes_with_the_proxy(world: World)
 # -- the parsers alone -----------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_any_bytes_are_a_head_or_an_error(data: bytes) -> None:
     for text in (data, b"GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\n" + data):
@@ -591,6 +594,7 @@ def test_any_bytes_are_a_head_or_an_error(data: bytes) -> None:
         assert b"\n" not in again.replace(b"\r\n", b"") and b"\r" not in again.replace(b"\r\n", b"")
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_any_hello_is_read_or_refused(data: st.DataObject) -> None:
     real = bytearray(hello("good.example"))

@@ -29,6 +29,8 @@ CHANNELS = {
 }
 """Each channel's socket towards the client and towards the kernel."""
 
+SUBSCRIBE_MS = 2000
+
 
 @contextlib.contextmanager
 def bridge(client: Mapping[str, Any], kernel: Mapping[str, Any]) -> Iterator[None]:
@@ -51,8 +53,12 @@ def bridge(client: Mapping[str, Any], kernel: Mapping[str, Any]) -> Iterator[Non
                 back.setsockopt(zmq.IDENTITY, identity)
                 front.setsockopt(zmq.ROUTER_HANDOVER, 1)  # a client that comes back
             back.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
-            front.bind(address(client, name))
             back.connect(address(kernel, name))
+            if back_type == zmq.XSUB:
+                back.send(b"\1")  # all topics, before any client can ask for output; the kernel
+                back.poll(SUBSCRIBE_MS)  # welcomes us once it knows
+        for name, (front, _) in zip(CHANNELS, pairs, strict=True):
+            front.bind(address(client, name))
     except BaseException:
         context.destroy(linger=0)
         raise

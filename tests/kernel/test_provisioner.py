@@ -121,6 +121,8 @@ async def test_a_kernel_that_dies_is_seen_and_replaced(jupyter, caplog, provisio
         await until(dead)
         if provisioner:
             assert "the sandboxed kernel ended: status 3" in caplog.text
+        while await console.client.iopub_channel.msg_ready():  # else it takes these for new ones
+            await console.client.get_iopub_msg(timeout=1)
         await console.manager.restart_kernel(now=True)
         await console.client.wait_for_ready(timeout=30)
         there = "import os; print(os.path.exists('/testbed/left'))"

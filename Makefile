@@ -8,7 +8,7 @@ ARGS ?=
 # exported, not pasted into the command line: a task may hold quotes and dollar signs
 export LIS_TASK = $(value TASK)
 
-.PHONY: run test check bench setup setup-dev clean
+.PHONY: run test check bench kernelspecs setup setup-dev clean
 
 run: setup
 	@test -n "$$LIS_TASK" || { echo 'usage: make run TASK="what is to be done" [FILES="a.csv b.txt"] [MODEL=anthropic/...] [ARGS=...]'; exit 2; }
@@ -25,6 +25,10 @@ check: setup-dev
 
 bench: setup-dev
 	$(BIN)/python tests/performance/turn_overhead.py
+
+# what the wheel installs for Jupyter's launchers; a test sees that it is up to date
+kernelspecs: setup-dev
+	$(BIN)/python -m lis_kernel.kernel.kernelspec kernelspecs
 
 setup: .venv/.lis-run
 setup-dev: .venv/.lis-dev

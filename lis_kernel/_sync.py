@@ -28,6 +28,18 @@ def _background_loop() -> asyncio.AbstractEventLoop:
         return _loop
 
 
+async def on_own_loop(coro: Coroutine[Any, Any, T]) -> T:
+    """Run `coro` on the background loop and await its result from any other.
+
+    For callers whose own loop comes and goes: what `coro` makes (a child process above all) lives
+    on a loop and a thread that last as long as the process.
+    """
+    loop = _background_loop()
+    if asyncio.get_running_loop() is loop:
+        return await coro
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coro, loop))
+
+
 def run_sync(coro: Coroutine[Any, Any, T], on_interrupt: Callable[[], None] | None = None) -> T:
     """Run `coro` on the background loop and wait for its result.
 

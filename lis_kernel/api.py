@@ -25,6 +25,7 @@ def run(
     files: Iterable[str | Path] = (),
     out: str | Path = "runs",
     backend: str = "bubblewrap",
+    network: str = "none",
     tools: Literal["paper", "notebook"] = "notebook",
     protocol: Literal["tools", "blocks"] | None = None,
     budget: Budget | None = None,
@@ -40,6 +41,7 @@ def run(
             takes Anthropic or OpenAI if a key is set, else the local model.
         files: host files and folders that appear in /testbed/input.
         out: folder under which the run's own folder is made.
+        network: `none`, `open`, or e.g. `allow=index,example.org:443,*.example.com`.
         model_settings: other fields of `ModelConfig`, e.g. base_url, temperature, extra_body.
 
     An interrupt (Ctrl-C, or Jupyter's stop button) ends the run with the stop reason
@@ -50,7 +52,7 @@ def run(
     """
     config = RunConfig(
         model=ModelConfig(name=model or default_model(os.environ), **model_settings),
-        sandbox=SandboxConfig(backend=backend),
+        sandbox=SandboxConfig(backend=backend, network=network),
         budget=budget or Budget(),
         limits=limits or Limits(),
         tools=tools,

@@ -62,6 +62,17 @@ class Limits(Config):
     """Most that a cell's outputs may take in the notebook; the rest lies in a sandbox file."""
     spill_bytes: int = Field(default=256_000_000, ge=0)
     """Most of one stream that is kept in the sandbox file."""
+    memory_bytes: int = Field(default=2 << 30, ge=64 << 20)
+    """Of all processes of the sandbox together."""
+    pids: int = Field(default=256, ge=8)
+    cpus: float = Field(default=1.0, gt=0)
+    """Cores' worth of time."""
+    disk_bytes: int = Field(default=2 << 30, ge=1 << 20)
+    """Of everything writable together."""
+    open_files: int = Field(default=1024, ge=64)
+    """Of one process."""
+    sandbox_seconds: float | None = Field(default=None, gt=0)
+    """Longest life of the sandbox, wall clock."""
     collect_bytes: int = Field(default=1_000_000_000, ge=0)
     """Most that is copied out of /testbed/output."""
 
@@ -78,9 +89,22 @@ class Budget(Config):
 
 
 class SandboxConfig(Config):
-    """Which box."""
+    """Which box. The policy cannot change while the sandbox lives."""
 
     backend: str = "bubblewrap"
+    image: str | None = None
+    """docker, podman: the image's name; None is the one that `lis image build` makes."""
+    rootfs: Path | None = None
+    """bubblewrap: an unpacked image to use as the root instead of the host's /usr."""
+    runtime: str | None = None
+    """docker, podman: the OCI runtime (`runsc`, `kata`); None is the daemon's default."""
+    network: str = "none"
+    """`none`, `open`, or `allow=host[:port],*.domain,index`; a leading `!` on a host is the
+    explicit mark that it may resolve to a private address."""
+    mounts: tuple[str, ...] = ()
+    """Read-only mounts `HOST_PATH:SANDBOX_PATH`; `:rw` at the end makes one writable."""
+    root: bool = False
+    """docker: be root inside, so that `apt-get` works."""
 
 
 class RunConfig(Config):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from lis_kernel.types import CellResult, Message, Observation, Reply, ToolSpec
+from lis_kernel.types import Attempt, CellResult, Message, Observation, Reply, ToolSpec, Verdict
 
 __all__ = ["KernelProcess", "Model", "OnText", "Progress", "Sandbox", "Tool"]
 
@@ -126,6 +126,14 @@ class Sandbox(Protocol):
         Returns the relative names taken, and one sentence for each thing refused (symlinks,
         devices, more than `limit` bytes in all).
         """
+        ...
+
+    def verdict(self) -> Verdict | None:
+        """Which limit was breached since the last call, or None. Called after each cell."""
+        ...
+
+    def attempts(self) -> tuple[Attempt, ...]:
+        """The tries to reach the network since the last call. Called after each cell."""
         ...
 
     def describe(self) -> Mapping[str, Any]:

@@ -47,7 +47,9 @@ def load(group: str, name: str, field: str) -> Any:
 _BUILT_IN = {
     SANDBOXES: {
         "bubblewrap": "lis_kernel.sandbox.bubblewrap:BubblewrapSandbox",
+        "docker": "lis_kernel.sandbox.docker:DockerSandbox",
         "local": "lis_kernel.sandbox.local:LocalSandbox",
+        "podman": "lis_kernel.sandbox.podman:PodmanSandbox",
     },
     MODELS: {
         "anthropic": "lis_kernel.models.anthropic:AnthropicModel",

@@ -193,12 +193,27 @@ class Task(Value):
     files: tuple[Path, ...] = ()
 
 
+Verdict = Literal["oom", "disk_full", "pids", "timeout", "killed"]
+"""Which limit of the sandbox a cell ran into."""
+
+
+class Attempt(Value):
+    """One try to reach the network through the sandbox's proxy."""
+
+    host: str
+    port: int
+    allowed: bool
+    reason: str = ""
+    """Why it was refused, or what failed; empty if it went through."""
+
+
 class CellResult(Value):
     """What running one cell gave.
 
     `status` is the kernel's: `ok` or `error`, or `timeout` when the cell was stopped by us, or
     `died` when the kernel ended under it. `execution_count` is None when no reply came.
-    `restarted` says that the kernel had to be replaced and its variables are gone.
+    `restarted` says that the kernel had to be replaced and its variables are gone. `verdict` names
+    the limit that the cell ran into, as far as the sandbox can tell.
     """
 
     outputs: tuple[Output, ...] = ()
@@ -206,6 +221,7 @@ class CellResult(Value):
     execution_count: int | None = None
     seconds: float = 0.0
     restarted: bool = False
+    verdict: Verdict | None = None
 
 
 class Observation(Value):

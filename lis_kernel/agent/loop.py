@@ -28,7 +28,7 @@ from lis_kernel.agent import events
 from lis_kernel.agent.budget import Meter
 from lis_kernel.agent.context import Context
 from lis_kernel.agent.nudges import Nudges
-from lis_kernel.agent.prompts import PROMPT_VERSION, first_messages
+from lis_kernel.agent.prompts import PROMPT_VERSION, first_messages, refused_hosts
 from lis_kernel.agent.workspace import RunFolder, check_files, given_name
 from lis_kernel.config import RunConfig
 from lis_kernel.errors import (
@@ -553,6 +553,7 @@ class _Run:
     def _finish(self, cell: dict[str, Any], call: ToolCall, result: CellResult) -> Observation:
         seen = self.tools[call.name].to_observation(result)
         hint = self.nudges.hint(cell["source"], seen) if self.nudges else ""
+        network = self.sandbox.attempts()
         cell["outputs"] = list(result.outputs)
         cell["execution_count"] = result.execution_count
         tags = set(cell["metadata"]["tags"])
@@ -570,9 +571,13 @@ class _Run:
             restarted=result.restarted,
             done=seen.done,
             observation_sha256=hashlib.sha256(seen.text.encode()).hexdigest(),
+            **({"network": [attempt.model_dump() for attempt in network]} if network else {}),
             **({"hint": hint} if hint else {}),
         )
         self.tell(events.CallFinished(result, seen))
+        if note := refused_hosts(network):
+            self.tell(events.Note(note))
+            seen = seen.model_copy(update={"text": f"{seen.text}\n[{note}]"})
         return seen.model_copy(update={"text": f"{seen.text}\n{hint}"}) if hint else seen
 
     def _refuse(self, raw: RawCall, why: str) -> Observation:

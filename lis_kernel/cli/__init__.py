@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from lis_kernel.cli import doctor, image, model, run, show
+from lis_kernel.cli import doctor, image, kernel, kernelspec, model, run, show
 from lis_kernel.errors import ConfigError, LisKernelError, ModelError, SandboxError
 
 __all__ = ["app", "main"]
@@ -30,6 +30,8 @@ app.command("show", no_args_is_help=True)(show.show)
 app.command("doctor")(doctor.doctor)
 app.add_typer(model.app, name="model")
 app.add_typer(image.app, name="image")
+app.add_typer(kernelspec.app, name="kernelspec")
+app.command("kernel", hidden=True)(kernel.kernel)
 
 
 @app.callback()

@@ -1,46 +1,94 @@
-"""`lis image`: the Python environment that every sandbox sees."""
+"""`lis image`: what every sandbox sees: the Python environment, or the container image with it."""
 
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from lis_kernel.sandbox import image
+from lis_kernel import registry
+from lis_kernel.errors import ConfigError
+from lis_kernel.sandbox import container_image, image
 
 __all__ = ["app"]
 
-app = typer.Typer(help="The sandbox's Python environment.", no_args_is_help=True)
+app = typer.Typer(help="The sandbox's Python environment or image.", no_args_is_help=True)
+
+CONTAINERS = ("docker", "podman")
+
+Backend = Annotated[str, typer.Option("--backend", "-b", help="bubblewrap, docker or podman.")]
+Tag = Annotated[str | None, typer.Option("--tag", help="docker, podman: the image's name.")]
 
 
 @app.command()
-def build() -> None:
-    """Build it, unless it is there. A run builds it by itself when it is missing."""
+def build(
+    backend: Backend = "bubblewrap",
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--base",
+            help="docker, podman: build from this image; it needs Python 3.11 or newer. "
+            f"{container_image.BASE} if left out.",
+        ),
+    ] = None,
+    tag: Tag = None,
+) -> None:
+    """Build it. bubblewrap's is built by the first run as well; a container's only here."""
+    if backend in CONTAINERS:
+        client = _class(backend).connect(seconds=1800)
+        made = container_image.build(client, base=base, tag=tag, say=print)
+        print(f"{made['image_name']}\n{made['image']}")
+        return
+    if base or tag:
+        raise ConfigError("--base, --tag", "only container images have them.", "Add -b docker.")
     built = image.build(say=print)
     print(f"{built.root}\n{built.digest}")
 
 
 @app.command("show")
 def show_image(
+    backend: Backend = "bubblewrap",
+    tag: Tag = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="root, digest, python, packages.")
+        bool, typer.Option("--json", help="root or image, digest, python, packages.")
     ] = False,
 ) -> None:
     """Say what is in it."""
-    built = image.find()
+    facts = _container(backend, tag) if backend in CONTAINERS else _environment()
     if as_json:
-        facts = None
-        if built is not None:
-            facts = {
-                "root": str(built.root),
-                "digest": built.digest,
-                "python": built.python,
-                "packages": list(built.packages),
-            }
         print(json.dumps(facts, indent=2))
-    elif built is None:
+    elif facts is None:
         print("not built yet: lis image build")
     else:
-        print(f"{built.root}\n{built.digest}\nPython {built.python}")
-        print("\n".join(built.packages))
+        where = facts.get("root") or facts["name"]
+        print(f"{where}\n{facts['digest']}\nPython {facts['python']}")
+        print("\n".join(facts["packages"] or ["packages: not known, another program built it"]))
+
+
+def _environment() -> dict[str, Any] | None:
+    built = image.find()
+    if built is None:
+        return None
+    return {
+        "root": str(built.root),
+        "digest": built.digest,
+        "python": built.python,
+        "packages": list(built.packages),
+    }
+
+
+def _container(backend: str, tag: str | None) -> dict[str, Any]:
+    name = tag or container_image.default_tag()
+    facts = container_image.facts(_class(backend).connect(), name, backend)
+    return {
+        "name": name,
+        "digest": facts["image"],
+        "base": facts.get("base"),
+        "python": facts.get("python"),
+        "packages": facts["packages"],
+    }
+
+
+def _class(backend: str) -> Any:
+    return registry.load(registry.SANDBOXES, backend, "--backend")

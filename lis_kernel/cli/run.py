@@ -52,6 +52,13 @@ def run(
     backend: Annotated[
         str, typer.Option(help="Sandbox: bubblewrap; local is no isolation at all.")
     ] = "bubblewrap",
+    network: Annotated[
+        str,
+        typer.Option(
+            help="none, open, or allow= and a list of HOST[:PORT], *.DOMAIN, !PRIVATE_HOST and "
+            "index (what pip installs from), e.g. allow=index,example.org."
+        ),
+    ] = "none",
     tools: Annotated[
         str, typer.Option(help="notebook: bash, python, editor, submit. paper: without python.")
     ] = "notebook",
@@ -92,7 +99,7 @@ def run(
             extra_body=_json_object(extra_body),
             prices=_price(price),
         ),
-        sandbox=SandboxConfig(backend=backend),
+        sandbox=SandboxConfig(backend=backend, network=network),
         limits=_checked(Limits, {"cell_seconds": "--cell-timeout"}, cell_seconds=cell_timeout),
         budget=_checked(
             Budget,

@@ -3,6 +3,7 @@
 The first code of ours that runs in the box. It starts ipykernel on the ipc sockets that the host
 named, with output caps, without history and debugger (40-80 ms and 10 MB), writes one byte to the
 `ready` descriptor when the sockets answer, and ends when the host's end of the `owner` pipe closes.
+Before that it tests the network's wall, and ends with a sentence if there is none.
 """
 
 import json
@@ -30,16 +31,38 @@ def _end_with(owner_fd):
         os._exit(1)
 
 
+def _set_up(shell):
+    """What an agent's notebook brings in its setup cell, for a notebook that has none."""
+    folder = os.path.dirname(os.path.abspath(__file__))
+    for name in ("shell.py", "editor.py"):
+        with open(os.path.join(folder, name), encoding="utf-8") as file:
+            shell.ex(file.read())
+    shell.user_ns_hidden["str_replace_editor"] = shell.user_ns["str_replace_editor"]  # of %who
+
+
+def _set_up_network(walled, proxy, no_proxy, environment):
+    from guest import network
+
+    if walled:
+        network.check_wall()
+    os.environ.update(environment)
+    if proxy is not None:
+        network.start_forwarder(proxy, no_proxy)
+
+
 def main(path):
     with open(path) as file:
         boot = json.load(file)
     if boot.get("owner_fd") is not None:
         threading.Thread(target=_end_with, args=(boot["owner_fd"],), daemon=True).start()
-    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    # `guest` can be imported, but not our modules by their bare names
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    if boot.get("network") is not None:
+        _set_up_network(**boot["network"])
     _stub_debugger()
 
     import zmq
-    from guest import output
+    from guest import output, packages
     from ipykernel.kernelapp import IPKernelApp
     from traitlets import default
 
@@ -73,7 +96,11 @@ def main(path):
                 stream.end_cell()
 
     shell.events.register("post_run_cell", end_cell)
+    if boot.get("packages"):
+        packages.stack(os.path.expanduser("~"))
     os.chdir(boot.get("cwd", "/"))
+    if boot.get("setup"):
+        _set_up(shell)
     ready = boot["ready_fd"]
     os.write(ready, b"R")
     os.close(ready)

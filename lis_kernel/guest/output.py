@@ -151,7 +151,7 @@ class CappedSession(Session):
         self._request = None
         self._bytes = self._messages = 0
 
-    def send(self, stream, msg_or_type, content=None, parent=None, **kwargs):
+    def send(self, stream, msg_or_type, content=None, parent=None, *rest, **kwargs):
         if isinstance(msg_or_type, dict):
             kind, body, asked_by = (
                 msg_or_type.get("msg_type"),
@@ -181,7 +181,7 @@ class CappedSession(Session):
             Caps.execution_count = body.get("execution_count", 0)
         elif kind == "execute_reply" and isinstance(content, dict) and "traceback" in content:
             content = self._shortened("error", content, len(self.pack(content)))
-        return super().send(stream, msg_or_type, content, parent, **kwargs)
+        return super().send(stream, msg_or_type, content, parent, *rest, **kwargs)
 
     def _shortened(self, kind, body, size):
         if kind == "error":

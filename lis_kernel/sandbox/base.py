@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import secrets
 import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,8 +18,11 @@ from typing import Any, ClassVar
 
 from lis_kernel.config import Limits, SandboxConfig
 from lis_kernel.errors import SandboxLost
-from lis_kernel.sandbox.launch import GuestProcess
+from lis_kernel.protocols import KernelProcess
+from lis_kernel.sandbox.launch import Boot
+from lis_kernel.sandbox.network import Network
 from lis_kernel.sandbox.state import StateDir
+from lis_kernel.types import Attempt, Verdict
 
 __all__ = ["ProcessSandbox"]
 
@@ -26,10 +30,13 @@ _alive: weakref.WeakSet[ProcessSandbox] = weakref.WeakSet()
 
 
 class ProcessSandbox:
-    """Base of `bubblewrap` and `local`: a state folder and at most one kernel process.
+    """Base of every backend here: a state folder and at most one kernel process.
 
     Args:
         caps: the guest's output caps, see `guest/output.py`.
+        key: signs the messages of every kernel of this sandbox, so that clients outlive a restart;
+            None makes one.
+        setup: whether kernels begin with `%%bash` and `str_replace_editor` in place.
         say: told, in one line, about anything slow or noteworthy at start.
     """
 
@@ -41,6 +48,8 @@ class ProcessSandbox:
         limits: Limits,
         *,
         caps: Mapping[str, int] | None = None,
+        key: str | None = None,
+        setup: bool = False,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.config = config
@@ -50,9 +59,12 @@ class ProcessSandbox:
             "spill_bytes": limits.spill_bytes,
             **(caps or {}),
         }
+        self.key = key or secrets.token_hex(16)
+        self.setup = setup
         self.say = say
+        self.network = Network(config.network, say)
         self._state: StateDir | None = None
-        self._process: GuestProcess | None = None
+        self._process: KernelProcess | None = None
 
     @property
     def state(self) -> StateDir:
@@ -61,11 +73,12 @@ class ProcessSandbox:
         return self._state
 
     async def start(self) -> None:
-        """Make the state folder. Backends check their needs first."""
+        """Make the state folder, start the network. Backends check their needs first."""
         self._state = StateDir()
         _alive.add(self)
+        await self.network.start(self._state.root)
 
-    async def launch_kernel(self) -> GuestProcess:
+    async def launch_kernel(self) -> KernelProcess:
         """Start a kernel; the one before it, if any, is killed first."""
         if self._process is not None:
             self._process.kill()
@@ -73,7 +86,12 @@ class ProcessSandbox:
         self._process = await self._launch()
         return self._process
 
-    async def _launch(self) -> GuestProcess:
+    def boot(self, cwd: str, run_inside: str) -> Boot:
+        """How the guest's kernel shall be, in a sandbox with walls of its own."""
+        network = self.network.guest(run_inside)
+        return Boot(cwd, self.caps, self.key, self.setup, network=network, packages=True)
+
+    async def _launch(self) -> KernelProcess:
         raise NotImplementedError
 
     def put(self, source: Path, target: str) -> None:
@@ -85,8 +103,14 @@ class ProcessSandbox:
     def collect(self, path: str, target: Path, limit: int) -> tuple[list[str], list[str]]:
         return self.state.collect(path, target, limit)
 
+    def verdict(self) -> Verdict | None:
+        return None
+
+    def attempts(self) -> tuple[Attempt, ...]:
+        return self.network.attempts()
+
     def describe(self) -> Mapping[str, Any]:
-        return {"backend": self.backend}
+        return {"backend": self.backend, "network": str(self.network)}
 
     async def stop(self) -> None:
         process = self._process
@@ -94,12 +118,14 @@ class ProcessSandbox:
             process.kill()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(process.wait(), 5)
+        await self.network.stop()
         await asyncio.to_thread(self.cleanup)
 
     def cleanup(self) -> None:
         if self._process is not None:
             self._process.kill()
             self._process = None
+        self.network.close()
         if self._state is not None:
             self._state.remove()
             self._state = None

@@ -1,7 +1,8 @@
 """The `bubblewrap` backend: one `bwrap` jail a sandbox, no daemon, no root needed.
 
-All namespaces are unshared, so there is no network but a loopback of its own; the file system is an
-explicit read-only list plus four writable folders; capabilities are dropped. The kernel is reached
+All namespaces are unshared, so there is no network but a loopback of its own (unless the policy is
+`open`; under an allow-list a proxy's unix socket is the way out); the file system is an explicit
+read-only list plus four writable folders; capabilities are dropped. The kernel is reached
 over unix sockets in a bind-mounted folder. It shares the host's kernel: see SECURITY notes in the
 README for what that means.
 """
@@ -12,15 +13,17 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 from lis_kernel.errors import SandboxError, SandboxUnavailable
-from lis_kernel.sandbox import image
+from lis_kernel.sandbox import image, mounts
+from lis_kernel.sandbox import launch as launching
 from lis_kernel.sandbox.base import ProcessSandbox
-from lis_kernel.sandbox.launch import GUEST, GuestProcess, launch
+from lis_kernel.sandbox.launch import GUEST, GUEST_INSIDE, GuestProcess, launch
+from lis_kernel.sandbox.network import CA_INSIDE, Network
 from lis_kernel.sandbox.state import StateDir
 
 __all__ = ["BubblewrapSandbox", "check", "command", "find_bwrap"]
@@ -52,9 +55,6 @@ FILES = {
 }
 """Small files of /etc that every sandbox has instead of the host's."""
 
-PASSED_ON = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
-"""Host variables without which numerical libraries compute wrongly on some machines."""
-
 
 class BubblewrapSandbox(ProcessSandbox):
     """A cold start per sandbox; the reference and fallback of the other backends."""
@@ -63,7 +63,13 @@ class BubblewrapSandbox(ProcessSandbox):
     _image: image.Image | None = None
 
     async def start(self) -> None:
-        """Raises: SandboxUnavailable: no bwrap, or the system forbids user namespaces."""
+        """Prepare the jail.
+
+        Raises:
+            ConfigError: a mount is wrong.
+            SandboxUnavailable: no bwrap, or the system forbids user namespaces.
+        """
+        self._mounts = mounts.parse(self.config.mounts)
         self._bwrap = find_bwrap()
         self._image = image.find() or image.build(self.say)
         await super().start()
@@ -78,16 +84,15 @@ class BubblewrapSandbox(ProcessSandbox):
 
     async def _launch(self) -> GuestProcess:
         assert self._image is not None  # start came first
-        argv = command(self._bwrap, self._image, self.state)
+        argv = command(self._bwrap, self._image, self.state, self.network, self._mounts)
         try:
             return await launch(
                 argv,
                 self.state,
                 python=f"{image.PREFIX}/bin/python",
-                guest=f"{GUEST_INSIDE}/guest",
+                guest=GUEST_INSIDE,
                 run_inside="/run/lis",
-                cwd="/testbed",
-                caps=self.caps,
+                boot=self.boot("/testbed", "/run/lis"),
                 env={},
             )
         except SandboxError as error:
@@ -96,24 +101,29 @@ class BubblewrapSandbox(ProcessSandbox):
             raise
 
     def describe(self) -> Mapping[str, Any]:
-        facts: dict[str, Any] = {"backend": self.backend, "network": "none"}
+        facts: dict[str, Any] = {**super().describe()}
+        if self.config.mounts:
+            facts["mounts"] = list(self.config.mounts)
         if built := self._image:
             packages = list(built.packages)
             facts.update(image=built.digest, python=built.python, packages=packages)
         return facts
 
 
-GUEST_INSIDE = "/opt/lis-guest"
-
-
-def command(bwrap: str, built: image.Image, state: StateDir) -> list[str]:
+def command(
+    bwrap: str,
+    built: image.Image,
+    state: StateDir,
+    network: Network,
+    given: Sequence[mounts.Mount] = (),
+) -> list[str]:
     """The whole `bwrap` command line up to the program to run; pure but for looking at the host."""
     root = state.root
     argv = [
         bwrap,
         "--unshare-user",
         "--unshare-pid",
-        "--unshare-net",
+        *([] if network.kind == "open" else ["--unshare-net"]),
         "--unshare-ipc",
         "--unshare-uts",
         "--unshare-cgroup-try",
@@ -142,6 +152,10 @@ def command(bwrap: str, built: image.Image, state: StateDir) -> list[str]:
         argv += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
     for name in FILES:
         argv += ["--ro-bind", str(root / "etc" / name), f"/etc/{name}"]
+    if network.kind == "open":  # the real file: its name is often a symlink into /run
+        argv += ["--ro-bind-try", os.path.realpath("/etc/resolv.conf"), "/etc/resolv.conf"]
+    if network.ca is not None:
+        argv += ["--ro-bind", str(network.ca), CA_INSIDE]
     base = built.base
     if image.inside(base) != str(base):
         argv += ["--ro-bind", str(base), image.PYTHON_HOME]
@@ -149,34 +163,26 @@ def command(bwrap: str, built: image.Image, state: StateDir) -> list[str]:
         if (base / site).is_dir():  # what the user installed for herself is none of its business
             argv += ["--tmpfs", f"{image.PYTHON_HOME}/{site}"]
     argv += ["--ro-bind", str(built.root), image.PREFIX]
-    argv += ["--ro-bind", str(GUEST), f"{GUEST_INSIDE}/guest"]
+    argv += ["--ro-bind", str(GUEST), GUEST_INSIDE]
     argv += ["--proc", "/proc", "--dev", "/dev"]
     argv += ["--bind", str(root / "tmp"), "/tmp"]
     argv += ["--bind", str(root / "home"), "/home/user"]
     argv += ["--bind", str(root / "testbed"), "/testbed"]
     argv += ["--bind", str(root / "run"), "/run/lis"]
+    for mount in given:
+        bind = "--bind" if mount.writable else "--ro-bind"
+        argv += [bind, str(mount.source), mount.target]
     argv += ["--symlink", "/tmp", "/var/tmp", "--remount-ro", "/", "--chdir", "/testbed"]
     return argv
 
 
 def environment(built: image.Image) -> dict[str, str]:
-    """The sandbox's whole environment: nothing else of the host's gets in."""
-    values = {
-        "PATH": f"{image.PREFIX}/bin:/usr/local/bin:/usr/bin:/bin",
-        "HOME": "/home/user",
-        "USER": "user",
-        "SHELL": "/bin/bash",
-        "LANG": "C.UTF-8",
-        "TZ": "UTC",
-        "PYTHONHASHSEED": "0",  # sets print in the same order when the trajectory is replayed
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "LIS_SANDBOX": "1",
-    }
+    """The sandbox's whole environment; the host's interpreter may need to find its library."""
+    values = launching.environment()
     if image.inside(built.base) == image.PYTHON_HOME and list(
         built.base.glob("lib/libpython3*.so*")
     ):
         values["LD_LIBRARY_PATH"] = f"{image.PYTHON_HOME}/lib"
-    values.update({name: os.environ[name] for name in PASSED_ON if name in os.environ})
     return values
 
 

@@ -31,7 +31,7 @@ PREFIX = "/opt/lis"
 """Where the image is mounted."""
 PYTHON_HOME = "/opt/python"
 """Where the base interpreter is mounted, unless it belongs to /usr."""
-LAYOUT = 2
+LAYOUT = 3
 """Raised when what `build` makes changes, so that older images are not used."""
 
 

@@ -11,19 +11,55 @@ import asyncio
 import contextlib
 import json
 import os
-import secrets
 import signal
+import stat
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from lis_kernel.errors import SandboxError, StartTimeout
 from lis_kernel.sandbox.state import StateDir
 
-__all__ = ["GUEST", "GuestProcess", "launch"]
+__all__ = [
+    "GUEST",
+    "GUEST_INSIDE",
+    "Boot",
+    "GuestProcess",
+    "KernelEnded",
+    "environment",
+    "last_words",
+    "launch",
+    "prepare",
+    "wait_ready",
+]
 
 GUEST = Path(__file__).parent.parent / "guest"
+GUEST_INSIDE = "/opt/lis-guest/guest"
+"""Where sandboxes with a file system of their own see `GUEST`."""
 START_SECONDS = 60.0
+PASSED_ON = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
+"""Host variables without which numerical libraries compute wrongly on some machines."""
+
+
+class KernelEnded(SandboxError):
+    """The kernel's process ended before it was ready."""
+
+
+def environment() -> dict[str, str]:
+    """The whole environment in a sandbox: nothing else of the host's gets in."""
+    values = {
+        "PATH": "/opt/lis/bin:/usr/local/bin:/usr/bin:/bin",
+        "HOME": "/home/user",
+        "USER": "user",
+        "SHELL": "/bin/bash",
+        "LANG": "C.UTF-8",
+        "TZ": "UTC",
+        "PYTHONHASHSEED": "0",  # sets print in the same order when the trajectory is replayed
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "LIS_SANDBOX": "1",
+    }
+    return values | {name: os.environ[name] for name in PASSED_ON if name in os.environ}
 
 
 class GuestProcess:
@@ -55,9 +91,35 @@ class GuestProcess:
 
     def log(self) -> str:
         """The last lines that the process itself wrote, for error messages."""
-        with contextlib.suppress(OSError):
-            return self._log.read_text("utf-8", "replace")[-2000:].strip()
-        return ""
+        return last_words(self._log)
+
+
+def last_words(log: Path) -> str:
+    """The end of a log that lies where the sandbox can write: no symlink is followed."""
+    with contextlib.suppress(OSError):
+        fd = os.open(log, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(fd, "rb") as file:
+            if stat.S_ISREG(os.fstat(fd).st_mode):
+                file.seek(max(0, os.fstat(fd).st_size - 2000))
+                return file.read(2000).decode("utf-8", "replace").strip()
+    return ""
+
+
+@dataclass(frozen=True)
+class Boot:
+    """What the guest is told of how its kernel shall be.
+
+    `cwd` is its first directory, `caps` are its output caps, `key` signs its messages. `setup`
+    brings in the shell and the editor, for notebooks without a setup cell; `network` is what
+    `Network.guest` says; `packages` asks for an environment that `pip install` can write.
+    """
+
+    cwd: str
+    caps: Mapping[str, int]
+    key: str
+    setup: bool = False
+    network: Mapping[str, Any] | None = None
+    packages: bool = False
 
 
 async def launch(
@@ -67,8 +129,7 @@ async def launch(
     python: str,
     guest: str,
     run_inside: str,
-    cwd: str,
-    caps: Mapping[str, int],
+    boot: Boot,
     env: Mapping[str, str],
 ) -> GuestProcess:
     """Run `prefix + python guest/boot.py` and wait until its kernel answers.
@@ -80,34 +141,13 @@ async def launch(
         StartTimeout: it said nothing for a minute.
     """
     run = state.root / "run"
-    for old in run.glob("k-*"):  # a restart: the dead kernel's sockets
-        old.unlink()
-    key = secrets.token_hex(16)
-    info: dict[str, Any] = {
-        "transport": "ipc",
-        "shell_port": 1,
-        "iopub_port": 2,
-        "stdin_port": 3,
-        "control_port": 4,
-        "hb_port": 5,
-        "key": key,
-        "signature_scheme": "hmac-sha256",
-        "kernel_name": "lis",
-    }
     ready_read, ready_write = os.pipe()
     owner_read, owner_write = os.pipe()
-    boot = {
-        "connection_file": f"{run_inside}/connection.json",
-        "ready_fd": ready_write,
-        "owner_fd": owner_read,
-        "cwd": cwd,
-        "caps": dict(caps),
-    }
-    (run / "connection.json").write_text(json.dumps({**info, "ip": f"{run_inside}/k"}))
-    (run / "boot.json").write_text(json.dumps(boot))
+    info = prepare(run, run_inside, boot, ready_fd=ready_write, owner_fd=owner_read)
     log = run / "kernel.log"
+    log.unlink(missing_ok=True)  # the sandbox may have left a symlink there
     try:
-        with log.open("wb") as out:
+        with log.open("xb") as out:
             process = await asyncio.create_subprocess_exec(
                 *prefix,
                 python,
@@ -127,24 +167,78 @@ async def launch(
     os.close(ready_write)
     os.close(owner_read)
     guest_process = GuestProcess(process, {**info, "ip": str(run / "k")}, owner_write, log)
+    await wait_ready(guest_process, ready_read)
+    return guest_process
+
+
+def prepare(
+    run: Path, run_inside: str, boot: Boot, *, ready_fd: int, owner_fd: int
+) -> dict[str, Any]:
+    """Write what `guest/boot.py` reads into `run`; the connection's facts, but for the host's `ip`.
+
+    The descriptors have these numbers in the kernel's process.
+    """
+    for old in run.glob("k-*"):  # a restart: the dead kernel's sockets
+        with contextlib.suppress(OSError):  # not a socket, but a folder
+            old.unlink()
+    info: dict[str, Any] = {
+        "transport": "ipc",
+        "shell_port": 1,
+        "iopub_port": 2,
+        "stdin_port": 3,
+        "control_port": 4,
+        "hb_port": 5,
+        "key": boot.key,
+        "signature_scheme": "hmac-sha256",
+        "kernel_name": "lis",
+    }
+    _write(run / "connection.json", {**info, "ip": f"{run_inside}/k"})
+    descriptors = {"ready_fd": ready_fd, "owner_fd": owner_fd}
+    file = {"connection_file": f"{run_inside}/connection.json"}
+    _write(run / "boot.json", {**asdict(boot), **descriptors, **file})
+    return info
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a file anew: the sandbox may have put a symlink in its place."""
+    path.unlink(missing_ok=True)
+    with path.open("x") as file:
+        json.dump(content, file)
+    path.chmod(0o644)
+
+
+class Starting(Protocol):
+    """A kernel's process that is not ready yet."""
+
+    def kill(self) -> None: ...
+    async def wait(self) -> int: ...
+    def log(self) -> str: ...
+
+
+async def wait_ready(process: Starting, ready_fd: int) -> None:
+    """Wait for the ready byte and close `ready_fd`; a process that is not ready is killed.
+
+    Raises:
+        KernelEnded: it ended first; the message holds its last words.
+        StartTimeout: it said nothing for a minute.
+    """
     try:
         async with asyncio.timeout(START_SECONDS):
-            ready = await _read_byte(ready_read)
+            ready = await _read_byte(ready_fd)
     except TimeoutError:
-        guest_process.kill()
+        process.kill()
         raise StartTimeout(
-            f"the kernel was not ready after {START_SECONDS:.0f} s. {guest_process.log()}"
+            f"the kernel was not ready after {START_SECONDS:.0f} s. {process.log()}"
         ) from None
     except BaseException:
-        guest_process.kill()
+        process.kill()
         raise
     finally:
-        os.close(ready_read)
+        os.close(ready_fd)
     if not ready:
-        guest_process.kill()
+        process.kill()
         status = await process.wait()
-        raise SandboxError(f"the kernel ended with status {status}: {guest_process.log()}")
-    return guest_process
+        raise KernelEnded(f"the kernel ended with status {status}: {process.log()}")
 
 
 async def _read_byte(fd: int) -> bytes:

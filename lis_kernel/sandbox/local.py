@@ -12,8 +12,9 @@ import sys
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from lis_kernel.errors import SandboxUnavailable
 from lis_kernel.sandbox.base import ProcessSandbox
-from lis_kernel.sandbox.launch import GUEST, GuestProcess, launch
+from lis_kernel.sandbox.launch import GUEST, Boot, GuestProcess, launch
 
 __all__ = ["LocalSandbox"]
 
@@ -28,6 +29,11 @@ class LocalSandbox(ProcessSandbox):
     backend: ClassVar[str] = "local"
 
     async def start(self) -> None:
+        """Raises: SandboxUnavailable: an allow-list was asked for, which nothing here can hold."""
+        if self.network.kind == "allow":
+            raise SandboxUnavailable(
+                "backend `local` cannot hold a network policy; use another --backend."
+            )
         logging.getLogger(__name__).warning(WARNING)
         self.say(WARNING)
         await super().start()
@@ -42,8 +48,7 @@ class LocalSandbox(ProcessSandbox):
             python=sys.executable,
             guest=str(GUEST),
             run_inside=str(root / "run"),
-            cwd=str(root / "testbed"),
-            caps=self.caps,
+            boot=Boot(str(root / "testbed"), self.caps, self.key, self.setup),
             env=env,
         )
 

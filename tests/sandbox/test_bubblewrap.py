@@ -106,7 +106,7 @@ plt.plot([1]); plt.savefig("/testbed/output/p.png"); plt.close()
 command = "echo a b | awk '{print $2}' | sed s/b/c/; git --version | cut -c1-3; which python3"
 print(subprocess.run(command, shell=True, capture_output=True, text=True).stdout)
 """
-    assert await ask(session, code) == "6 True 2\nc\ngit\n/opt/lis/bin/python3"
+    assert await ask(session, code) == "6 True 2\nc\ngit\n/home/user/.venv/bin/python3"
 
 
 async def test_files_live_only_as_long_as_the_sandbox() -> None:

@@ -7,13 +7,21 @@ with a list of its files. Called once a run by `agent/loop.py`.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
-from lis_kernel.types import AssistantMessage, Message, SystemMessage, Task, UserMessage
+from lis_kernel.types import (
+    AssistantMessage,
+    Attempt,
+    Message,
+    SystemMessage,
+    Task,
+    UserMessage,
+)
 
-__all__ = ["PROMPT_VERSION", "first_messages"]
+__all__ = ["PROMPT_VERSION", "first_messages", "refused_hosts"]
 
 PROMPT_VERSION = 1
 """Recorded in the notebook; goes up when a text here changes."""
@@ -31,7 +39,7 @@ def first_messages(
 
     `testbed` is the working directory as the sandbox sees it; `network` the sandbox's policy.
     """
-    facts = {"testbed": testbed, "network": NETWORK.get(network, f"Network: {network}.")}
+    facts = {"testbed": testbed, "network": network_sentence(network)}
     text = _text("system.md" if protocol == "tools" else "blocks.md").format(**facts)
     messages: list[Message] = [SystemMessage(text=text.strip())]
     preview = protocol == "blocks"  # small models guess a file's layout unless they see it
@@ -46,6 +54,31 @@ NETWORK = {
     "none": "There is no network.",
     "open": "The network is open.",
 }
+SHOWN_HOSTS = 5
+
+
+def network_sentence(policy: str) -> str:
+    """What the model is told of the sandbox's network."""
+    kind, _, listed = policy.partition("=")
+    if kind != "allow":
+        return NETWORK.get(policy, f"Network: {policy}.")
+    hosts = [host.lstrip("!") for host in listed.split(",")]
+    names = [host for host in hosts if host != "index"]
+    if "index" in hosts:
+        names.append("the package index (`pip install` works)")
+    return (
+        f"Of the network only this can be reached, over HTTP(S): {', '.join(names)}. "
+        "Other hosts are refused."
+    )
+
+
+def refused_hosts(attempts: Iterable[Attempt]) -> str:
+    """One sentence about what was refused while a cell ran, or an empty string."""
+    refused = dict.fromkeys(f"{a.host}:{a.port}" for a in attempts if a.port and not a.allowed)
+    if not refused:
+        return ""
+    more = f" and {len(refused) - SHOWN_HOSTS} more" if len(refused) > SHOWN_HOSTS else ""
+    return f"refused by the network policy: {', '.join([*refused][:SHOWN_HOSTS])}{more}"
 
 
 def _text(name: str) -> str:

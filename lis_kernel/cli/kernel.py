@@ -1,0 +1,38 @@
+"""`lis kernel`: what a kernelspec's argv starts in tools that know no provisioner. Hidden."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lis_kernel.errors import ConfigError
+
+__all__ = ["kernel"]
+
+
+def kernel(
+    connection_file: Annotated[Path, typer.Option("-f", help="Jupyter's connection file.")],
+    backend: Annotated[str | None, typer.Option(help="The sandbox's backend.")] = None,
+    config: Annotated[
+        str, typer.Option(help="SandboxConfig's keys, and `limits`, as a JSON object.")
+    ] = "{}",
+) -> None:
+    """Be a Jupyter kernel that lives in a sandbox of its own."""
+    from lis_kernel.kernel.launcher import serve
+
+    try:
+        words = json.loads(config)
+    except ValueError as error:
+        raise ConfigError("--config", f"is not JSON: {error}.") from error
+    if not isinstance(words, dict):
+        raise ConfigError("--config", "is not a JSON object.")
+    if backend is not None:
+        words["backend"] = backend
+    say = logging.getLogger(__name__).info
+    status = asyncio.run(serve(connection_file, words, say))
+    raise typer.Exit(status if status >= 0 else 128 - status)

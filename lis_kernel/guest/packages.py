@@ -1,0 +1,67 @@
+"""A writable environment on top of the read-only image, so that `pip install` works in a sandbox.
+
+`stack` is called by boot.py once the kernel's own modules are imported. It makes ~/.venv, an
+environment whose packages come before the image's and whose pip leaves the image alone; python and
+pip in cells are those of ~/.venv, and what they install is importable at once. It dies with the
+sandbox. The kernel itself runs from the image, so no installed package can break its restart.
+"""
+
+import os
+import site
+import sys
+
+VERSION = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+NO_APT = """#!/bin/sh
+echo "${0##*/}: no system packages can be installed here: the system is read-only and you are" \\
+     "not root. Python packages: pip install NAME; the files of a task may hold wheels." >&2
+exit 100
+"""
+PIP = """#!/bin/sh
+exec {python} -m pip "$@"
+"""
+
+
+def stack(home):
+    """Make the environment below `home` unless it is there, and put it first in this process."""
+    root = os.path.join(home, ".venv")
+    packages = os.path.join(root, "lib", VERSION, "site-packages")
+    image = os.path.join(sys.prefix, "lib", VERSION, "site-packages")
+    try:
+        if not os.path.exists(os.path.join(root, "pyvenv.cfg")):
+            _make(root, packages, image)
+    except OSError as error:  # left in a bad state by a cell: the image alone must do
+        sys.stderr.write(f"no environment for packages: {error}\n")
+        return
+    known = len(sys.path)
+    site.addsitedir(packages)
+    added = sys.path[known:]
+    del sys.path[known:]
+    at = sys.path.index(image) if image in sys.path else len(sys.path)
+    sys.path[at:at] = added
+    sys.executable = os.path.join(root, "bin", "python")
+    os.environ["VIRTUAL_ENV"] = root
+    os.environ["PATH"] = os.path.join(root, "bin") + os.pathsep + os.environ.get("PATH", "")
+
+
+def _make(root, packages, image):
+    scripts = os.path.join(root, "bin")
+    os.makedirs(scripts)
+    os.makedirs(packages)
+    base = os.path.realpath(sys.executable)
+    python = os.path.join(scripts, "python")
+    for name in ("python", "python3", VERSION):
+        os.symlink(base, os.path.join(scripts, name))
+    for name in ("pip", "pip3", VERSION.replace("python", "pip")):
+        _write(os.path.join(scripts, name), PIP.format(python=python), 0o755)
+    if os.getuid():
+        for name in ("apt-get", "apt", "aptitude"):
+            _write(os.path.join(scripts, name), NO_APT, 0o755)
+    _write(os.path.join(packages, "lis-image.pth"), image + "\n")
+    settings = f"home = {os.path.dirname(base)}\ninclude-system-site-packages = false\n"
+    _write(os.path.join(root, "pyvenv.cfg"), settings)
+
+
+def _write(path, text, mode=0o644):
+    with open(path, "w") as file:
+        file.write(text)
+    os.chmod(path, mode)

@@ -1,0 +1,91 @@
+"""Writes the folder that makes a sandboxed kernel show up in Jupyter: kernel.json and logos.
+
+One function writes both what the wheel ships (`kernelspecs/` of the repository is its output) and
+what `lis kernelspec install` puts in place, so that they cannot drift apart.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Mapping
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+__all__ = ["PROVISIONER", "SHIPPED", "default_name", "describe", "write"]
+
+PROVISIONER = "lis-provisioner"
+SHIPPED = ("bubblewrap", "docker", "podman")
+"""Backends whose kernelspecs the wheel installs."""
+BUBBLEWRAP = "bubblewrap"
+
+
+def default_name(backend: str) -> str:
+    """The kernelspec's name: `lis-python` on the default backend, else `lis-<backend>`."""
+    return "lis-python" if backend == BUBBLEWRAP else f"lis-{backend.partition(':')[0].lower()}"
+
+
+def default_display_name(words: Mapping[str, Any]) -> str:
+    """What a launcher shows; anything weaker than the default is said here."""
+    backend = words.get("backend", BUBBLEWRAP)
+    notes = ["sandbox"]
+    if backend == "local":
+        notes = ["NO sandbox"]
+    elif backend != BUBBLEWRAP:
+        notes.append(backend.capitalize())
+    if (network := words.get("network", "none")) != "none" and backend != "local":
+        notes.append("open network" if network == "open" else "some network")
+    return f"Python 3 ({', '.join(notes)})"
+
+
+def describe(
+    words: Mapping[str, Any],
+    *,
+    display_name: str | None = None,
+    python: str = "python",
+    provisioner: bool = True,
+) -> dict[str, Any]:
+    """The content of kernel.json.
+
+    Args:
+        words: settings of the sandbox, see `settings.parse`; checked by the caller.
+        python: the interpreter of `argv`; jupyter_client takes its own for plain `python`.
+        provisioner: False leaves only `argv`, for servers of another Python environment, where
+            the provisioner is not installed.
+    """
+    words = {"backend": BUBBLEWRAP, **words}
+    argv = [python, "-m", "lis_kernel", "kernel", "-f", "{connection_file}"]
+    argv += ["--backend", words["backend"]]
+    if rest := {name: value for name, value in words.items() if name != "backend"}:
+        argv += ["--config", json.dumps(rest)]
+    metadata: dict[str, Any] = {"debugger": False}
+    if provisioner:
+        metadata["kernel_provisioner"] = {"provisioner_name": PROVISIONER, "config": words}
+    return {
+        "argv": argv,
+        "display_name": display_name or default_display_name(words),
+        "language": "python",
+        "interrupt_mode": "message",
+        "metadata": metadata,
+    }
+
+
+def write(folder: Path, spec: Mapping[str, Any]) -> None:
+    """Fill `folder`, which may exist, with kernel.json and the logos."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "kernel.json").write_text(json.dumps(spec, indent=1) + "\n", "utf-8")
+    with as_file(files("lis_kernel.kernel").joinpath("logos")) as logos:
+        for logo in sorted(logos.iterdir()):
+            shutil.copyfile(logo, folder / logo.name)
+
+
+def write_shipped(root: Path) -> None:
+    """Write what the wheel ships below `root`; `make kernelspecs` calls it."""
+    for backend in SHIPPED:
+        write(root / default_name(backend), describe({"backend": backend}))
+
+
+if __name__ == "__main__":
+    write_shipped(Path(sys.argv[1]))

@@ -1,0 +1,74 @@
+"""From a kernelspec's words to a sandbox: what both doors for stock Jupyter tools have in common.
+
+The provisioner finds the words in `metadata.kernel_provisioner.config`, the launcher in its argv.
+They are the keys of `SandboxConfig`, and `limits` with those of `Limits`; a wrong one is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from lis_kernel import registry
+from lis_kernel.config import Limits, SandboxConfig
+from lis_kernel.errors import ConfigError
+from lis_kernel.protocols import Sandbox
+
+__all__ = ["MAX_MESSAGE", "make_sandbox", "parse"]
+
+T = TypeVar("T", bound=BaseModel)
+
+OUTPUT_BYTES = 10_000_000
+"""Of one cell's outputs, unless `limits` says otherwise: people's plots are larger than models'."""
+MAX_MESSAGE = 100_000_000
+"""Bytes; a larger frame out of the sandbox makes zmq drop the connection, not fill our memory.
+
+That channel stays closed until the client connects anew. The guest's own caps keep honest cells
+far below it.
+"""
+
+
+def parse(words: Mapping[str, Any], field: str) -> tuple[SandboxConfig, Limits]:
+    """The sandbox's config and limits.
+
+    Raises:
+        ConfigError: names the key below `field` that is wrong.
+    """
+    rest = dict(words)
+    limits = rest.pop("limits", {})
+    if not isinstance(limits, Mapping):
+        raise ConfigError(f"{field}.limits", f"{limits!r} is not an object.")
+    return (
+        _checked(SandboxConfig, rest, field),
+        _checked(Limits, {"output_bytes": OUTPUT_BYTES, **limits}, f"{field}.limits"),
+    )
+
+
+def _checked(model: type[T], words: Mapping[str, Any], field: str) -> T:
+    try:
+        return model.model_validate(words)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join((field, *map(str, first["loc"])))
+        known = f"Known: {', '.join(model.model_fields)}."
+        unknown = first["type"] == "extra_forbidden"
+        problem = "unknown setting." if unknown else f"{first['input']!r}: {first['msg']}."
+        raise ConfigError(name, problem, known if unknown else "") from error
+
+
+def make_sandbox(
+    config: SandboxConfig, limits: Limits, key: str, say: Callable[[str], None]
+) -> Sandbox:
+    """A sandbox, not yet started, for a notebook of a person's: its kernels speak with `key`."""
+    backend = registry.load(registry.SANDBOXES, config.backend, "backend")
+    # `Caps` of guest/output.py: a file beside the output only where the output is cut, and no
+    # bound on messages that a progress bar would hit
+    caps = {
+        "spill_lines": limits.output_bytes,
+        "spill_chars": limits.output_bytes // 2,
+        "messages": 1_000_000,
+    }
+    sandbox: Sandbox = backend(config, limits, caps=caps, say=say, key=key, setup=True)
+    return sandbox

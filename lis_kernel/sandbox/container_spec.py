@@ -1,0 +1,215 @@
+"""How a sandbox's container is made: settings and limits in, arguments of the Docker API out.
+
+All that the container backends promise about walls and limits stands in `arguments`; it asks no
+daemon, so it can be read and tested alone.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lis_kernel.config import Limits, SandboxConfig
+from lis_kernel.errors import ConfigError
+from lis_kernel.sandbox.launch import GUEST, GUEST_INSIDE, environment
+
+__all__ = ["FOLDERS", "LABEL", "SANDBOX_UID", "Spec", "arguments", "owner_labels"]
+
+SANDBOX_UID = 70_000
+"""The sandbox's user where root runs us: an id that no system gives to a user of its own."""
+FOLDERS = {"/testbed": "testbed", "/tmp": "tmp", "/home/user": "home", "/run/lis": "run"}
+"""The container's writable folders and their names in the state folder."""
+HOST_INSIDE = "/run/lis-host"
+"""Where the container sees, read-only, the few files that the host made for it."""
+SHARES = {"/testbed": 8, "/tmp": 4, "/home/user": 3, "/dev/shm": 1}
+"""Sixteenths of the writable space."""
+RUN_BYTES = 1 << 20
+"""Of /run/lis, where the kernel's sockets and log lie."""
+OF_MEMORY = 0.75
+"""Files are memory here: at most this share of it, so that a full disk is not yet out of memory."""
+ROOT_CAPABILITIES = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID"]
+"""What apt-get needs; nothing else is given back even to root."""
+LABEL = "lis.kernel"
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What one container is made for.
+
+    Args:
+        python: path of the interpreter in the image.
+        host_folder: holds the socket `s` for PID 1; this adds `passwd` and `group`.
+        rootless: the daemon runs as this user, so that root inside is nobody else outside.
+        mounts, env: what a network policy adds: host paths by their path inside, and variables.
+    """
+
+    config: SandboxConfig
+    limits: Limits
+    name: str
+    image: str
+    python: str
+    host_folder: Path
+    rootless: bool = False
+    security: tuple[str, ...] = ("no-new-privileges",)
+    mounts: Mapping[str, Path] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def uid(self) -> int:
+        """Of everything in the container; as the host sees it, unless `rootless`."""
+        if self.config.root or self.rootless:
+            return 0
+        return os.getuid() or SANDBOX_UID
+
+    @property
+    def cpus(self) -> float:
+        """The API refuses more than there are."""
+        return min(self.limits.cpus, float(os.cpu_count() or 1))
+
+    @property
+    def space(self) -> dict[str, int]:
+        """Bytes of each writable folder; together at most the disk limit."""
+        whole = min(self.limits.disk_bytes, int(self.limits.memory_bytes * OF_MEMORY)) - RUN_BYTES
+        unit = max(whole // sum(SHARES.values()), 64 << 10)
+        return {path: unit * share for path, share in SHARES.items()}
+
+    def environment(self) -> dict[str, str]:
+        """Of the kernel."""
+        user = {"USER": "root"} if self.config.root else {}
+        return {**environment(), **user, **self.env}
+
+    def facts(self) -> dict[str, Any]:
+        """The limits as they hold, which may be tighter than asked."""
+        disk = None if self.config.root else sum(self.space.values()) + RUN_BYTES
+        limits = {
+            "memory_bytes": self.limits.memory_bytes,
+            "pids": self.limits.pids,
+            "cpus": self.cpus,
+            "open_files": self.limits.open_files,
+            "disk_bytes": disk,
+            "disk_bytes_by_folder": self.space,
+            "held_by": "cgroup of the container, tmpfs sizes",
+            "notes": ["files in the writable folders count as memory"],
+        }
+        if self.config.root:
+            limits["notes"] = ["/ is writable, on the daemon's disk, without a bound"]
+        return {
+            "network": self.config.network,
+            "runtime": self.config.runtime or "default",
+            "user": self.uid,
+            "limits": limits,
+        }
+
+
+def arguments(spec: Spec) -> dict[str, Any]:
+    """The keyword arguments of the SDK's `containers.create`."""
+    from docker.types import LogConfig, Ulimit
+
+    limits, uid = spec.limits, spec.uid
+    sizes = {path: size for path, size in spec.space.items() if path != "/dev/shm"}
+    sizes["/run/lis"] = RUN_BYTES
+    return {
+        "image": spec.image,
+        "name": spec.name,
+        # -I, -S: nothing but our file and the standard library; this is PID 1, and reaps
+        "entrypoint": [spec.python, "-IS", f"{GUEST_INSIDE}/pid1.py", f"{HOST_INSIDE}/s"],
+        "command": [],
+        "environment": {},
+        "hostname": "sandbox",
+        "user": f"{uid}:{uid}",
+        "working_dir": "/testbed",
+        "labels": owner_labels(spec),
+        "detach": True,
+        "auto_remove": True,
+        "runtime": spec.config.runtime,
+        "network_mode": "bridge" if spec.config.network == "open" else "none",
+        "ipc_mode": "private",
+        "cap_drop": ["ALL"],
+        "cap_add": ROOT_CAPABILITIES if spec.config.root else [],
+        "security_opt": list(spec.security),
+        "read_only": not spec.config.root,
+        "mem_limit": limits.memory_bytes,
+        "memswap_limit": limits.memory_bytes,
+        "nano_cpus": int(spec.cpus * 1e9),
+        "pids_limit": limits.pids,
+        "ulimits": [
+            Ulimit(name="nofile", soft=limits.open_files, hard=limits.open_files),
+            Ulimit(name="core", soft=0, hard=0),
+        ],
+        "shm_size": spec.space["/dev/shm"],
+        "tmpfs": {path: _tmpfs(size, uid) for path, size in sizes.items()},
+        "mounts": _mounts(spec),
+        # what PID 1 prints would lie on the host's disk, and it prints nothing
+        "log_config": LogConfig(type=LogConfig.types.NONE),
+    }
+
+
+def _tmpfs(size: int, uid: int) -> str:
+    inodes = max(size // 8192, 64)
+    return f"rw,exec,nosuid,nodev,size={size},nr_inodes={inodes},uid={uid},gid={uid},mode=0755"
+
+
+def _mounts(spec: Spec) -> list[Any]:
+    from docker.types import Mount
+
+    (spec.host_folder / "passwd").write_text(
+        "root:x:0:0:root:/root:/usr/sbin/nologin\n"
+        + (f"user:x:{spec.uid}:{spec.uid}:user:/home/user:/bin/bash\n" if spec.uid else "")
+    )
+    (spec.host_folder / "group").write_text(
+        "root:x:0:\n" + (f"user:x:{spec.uid}:\n" if spec.uid else "")
+    )
+    read_only: dict[str, Path] = {GUEST_INSIDE: GUEST, HOST_INSIDE: spec.host_folder}
+    if not spec.config.root:  # packages add users of their own
+        for name in ("passwd", "group"):
+            (spec.host_folder / name).chmod(0o644)
+            read_only[f"/etc/{name}"] = spec.host_folder / name
+    read_only |= spec.mounts
+    mounts = [Mount(inside, str(p), type="bind", read_only=True) for inside, p in read_only.items()]
+    for text in spec.config.mounts:
+        path, inside, writable = parse_mount(text)
+        mounts.append(Mount(inside, str(path), type="bind", read_only=not writable))
+    return mounts
+
+
+def parse_mount(text: str) -> tuple[Path, str, bool]:
+    """`HOST_PATH:SANDBOX_PATH[:rw]`. Raises: ConfigError."""
+    path, _, rest = text.partition(":")
+    inside, _, mode = rest.partition(":")
+    if not path or not inside.startswith("/") or mode not in ("", "ro", "rw"):
+        raise ConfigError("mounts", f"{text!r} is not a mount.", "Write HOST_PATH:/PATH[:rw].")
+    source = Path(path).expanduser().absolute()
+    if not source.exists():
+        raise ConfigError("mounts", f"{source} does not exist.")
+    return source, inside, mode == "rw"
+
+
+def owner_labels(spec: Spec) -> dict[str, str]:
+    """Whose container it is, so that another process can tell whether its owner lives."""
+    return {
+        LABEL: "1",
+        "lis.id": spec.name.removeprefix("lis-"),
+        "lis.owner.pid": str(os.getpid()),
+        "lis.owner.start": process_start(os.getpid()),
+        "lis.owner.pidns": pid_namespace(),
+        "lis.created": f"{time.time():.0f}",
+        "lis.ttl": f"{spec.limits.sandbox_seconds or 0:.0f}",
+    }
+
+
+def process_start(pid: int) -> str:
+    """When a process began, in the kernel's ticks; empty if there is none. Pids come again."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
+
+
+def pid_namespace() -> str:
+    """Pids of another namespace, or another machine, mean nothing here."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot}/{os.stat('/proc/self/ns/pid').st_ino}"

@@ -7,7 +7,7 @@ def _make_submit():
     """
     import builtins
     import os
-    from builtins import Exception, getattr, len, open, print, repr, sorted, str
+    from builtins import Exception, OSError, getattr, len, open, print, repr, reversed, sorted, str
 
     TESTBED = os.environ.get("LIS_TESTBED", "/testbed")
     OUTPUT = os.path.join(TESTBED, "output")

@@ -72,7 +72,7 @@ async def test_background_jobs_live_on_and_do_not_block(session) -> None:
     await bash(session, "(while true; do echo tick; sleep 0.01; done) & echo started")
     await bash(session, "yes | head -c 3000000 > /dev/null & sleep 300 &")
     result = await bash(
-        session, "jobs > /tmp/jobs; kill %1; grep -c 'sleep 300' /tmp/jobs; echo done"
+        session, "sleep 0.2; jobs > /tmp/jobs; kill %1; grep -c 'sleep 300' /tmp/jobs; echo done"
     )
     assert text(result).endswith("1\ndone\n")
     assert "tick" in text(result)

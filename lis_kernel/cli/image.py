@@ -37,7 +37,7 @@ def build(
     """Build it. bubblewrap's is built by the first run as well; a container's only here."""
     if backend in CONTAINERS:
         client = _class(backend).connect(seconds=1800)
-        made = container_image.build(client, base=base, tag=tag, say=print)
+        made = container_image.build(client, base=base, tag=tag, backend=backend, say=print)
         print(f"{made['image_name']}\n{made['image']}")
         return
     if base or tag:

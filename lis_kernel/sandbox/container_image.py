@@ -94,6 +94,7 @@ def build(
     *,
     base: str | None = None,
     tag: str | None = None,
+    backend: str = "docker",
     say: Callable[[str], None] = lambda _: None,
 ) -> Mapping[str, Any]:
     """Build the image and return its `facts`; about two minutes, the wheels' downloads included.
@@ -132,7 +133,7 @@ def build(
         )
     # the first stage's layers hold the wheels a second time
     client.images.prune(filters={"dangling": True, "label": "lis.stage=build"})
-    return facts(client, tag, "docker")
+    return facts(client, tag, backend)
 
 
 def _base_digest(client: DockerClient, base: str, say: Callable[[str], None]) -> str:

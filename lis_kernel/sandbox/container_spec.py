@@ -7,6 +7,7 @@ daemon, so it can be read and tested alone.
 from __future__ import annotations
 
 import os
+import resource
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ OF_MEMORY = 0.75
 """Files are memory here: at most this share of it, so that a full disk is not yet out of memory."""
 ROOT_CAPABILITIES = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID"]
 """What apt-get needs; nothing else is given back even to root."""
+MANY_PROCESSES = 16_384
+"""Of the user id, all its sandboxes together; each has its own, lower bound."""
 LABEL = "lis.kernel"
 
 
@@ -44,6 +47,7 @@ class Spec:
         python: path of the interpreter in the image.
         host_folder: holds the socket `s` for PID 1; this adds `passwd` and `group`.
         rootless: the daemon runs as this user, so that root inside is nobody else outside.
+        plain_tmpfs: the engine knows only size and mode of a tmpfs (Podman).
         mounts, env: what a network policy adds: host paths by their path inside, and variables.
     """
 
@@ -54,6 +58,7 @@ class Spec:
     python: str
     host_folder: Path
     rootless: bool = False
+    plain_tmpfs: bool = False
     security: tuple[str, ...] = ("no-new-privileges",)
     mounts: Mapping[str, Path] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
@@ -112,6 +117,7 @@ def arguments(spec: Spec) -> dict[str, Any]:
     limits, uid = spec.limits, spec.uid
     sizes = {path: size for path, size in spec.space.items() if path != "/dev/shm"}
     sizes["/run/lis"] = RUN_BYTES
+    processes = min(resource.getrlimit(resource.RLIMIT_NPROC)[1], MANY_PROCESSES)
     return {
         "image": spec.image,
         "name": spec.name,
@@ -136,21 +142,25 @@ def arguments(spec: Spec) -> dict[str, Any]:
         "memswap_limit": limits.memory_bytes,
         "nano_cpus": int(spec.cpus * 1e9),
         "pids_limit": limits.pids,
+        # nproc, for Podman would raise it, which needs a capability that is not everywhere
         "ulimits": [
             Ulimit(name="nofile", soft=limits.open_files, hard=limits.open_files),
             Ulimit(name="core", soft=0, hard=0),
+            Ulimit(name="nproc", soft=processes, hard=processes),
         ],
         "shm_size": spec.space["/dev/shm"],
-        "tmpfs": {path: _tmpfs(size, uid) for path, size in sizes.items()},
+        "tmpfs": {path: _tmpfs(spec, size) for path, size in sizes.items()},
         "mounts": _mounts(spec),
         # what PID 1 prints would lie on the host's disk, and it prints nothing
         "log_config": LogConfig(type=LogConfig.types.NONE),
     }
 
 
-def _tmpfs(size: int, uid: int) -> str:
-    inodes = max(size // 8192, 64)
-    return f"rw,exec,nosuid,nodev,size={size},nr_inodes={inodes},uid={uid},gid={uid},mode=0755"
+def _tmpfs(spec: Spec, size: int) -> str:
+    options = f"rw,exec,nosuid,nodev,size={size}"
+    if spec.plain_tmpfs:
+        return f"{options},mode=1777"
+    return f"{options},nr_inodes={max(size // 8192, 64)},uid={spec.uid},gid={spec.uid},mode=0755"
 
 
 def _mounts(spec: Spec) -> list[Any]:

@@ -38,7 +38,7 @@ from lis_kernel.types import Verdict
 if TYPE_CHECKING:
     from docker import DockerClient
 
-__all__ = ["DockerSandbox", "remove_orphans"]
+__all__ = ["DockerSandbox", "load_sdk", "remove_orphans"]
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,7 @@ class DockerSandbox(ProcessSandbox):
     """A container that lives as long as the sandbox; kernels come and go in it."""
 
     backend: ClassVar[str] = "docker"
+    plain_tmpfs: ClassVar[bool] = False
     security: ClassVar[tuple[str, ...]] = ("no-new-privileges",)
     _spec: Spec | None = None
     _pid1: PidOne | None = None
@@ -65,7 +66,7 @@ class DockerSandbox(ProcessSandbox):
         Raises:
             SandboxUnavailable: no SDK, no daemon, or one on another machine.
         """
-        sdk = _sdk()
+        sdk = load_sdk()
         try:
             client: DockerClient = sdk.from_env(timeout=seconds)
         except sdk.errors.DockerException as error:
@@ -107,6 +108,7 @@ class DockerSandbox(ProcessSandbox):
             container_image.PYTHON,
             host,
             rootless,
+            self.plain_tmpfs,
             self.security,
             mounts,
             env,
@@ -131,7 +133,7 @@ class DockerSandbox(ProcessSandbox):
 
     def _run(self, client: DockerClient, options: dict[str, Any]) -> None:
         """Create and start the container; in a thread."""
-        sdk = _sdk()
+        sdk = load_sdk()
         remove_orphans(client)
         try:
             made = client.containers.create(**options)
@@ -156,7 +158,7 @@ class DockerSandbox(ProcessSandbox):
         try:
             assert self._spec is not None  # start came first
             client.containers.get(self._spec.name)
-        except _sdk().errors.NotFound:
+        except load_sdk().errors.NotFound:
             return False
         return True
 
@@ -222,7 +224,7 @@ class DockerSandbox(ProcessSandbox):
 
     def _remove(self, name: str) -> None:
         """Remove the container and see it gone, within the time that a last resort may take."""
-        errors = _sdk().errors
+        errors = load_sdk().errors
         client = self.connect(LAST_SECONDS)
         deadline = time.monotonic() + 2 * LAST_SECONDS
         try:
@@ -307,12 +309,12 @@ def remove_orphans(client: DockerClient) -> list[str]:
             if process_start(int(labels["lis.owner.pid"])) != labels["lis.owner.start"]:
                 found.remove(force=True, v=True)
                 gone.append(str(found.name))
-    except (_sdk().errors.DockerException, OSError, KeyError, ValueError) as error:
+    except (load_sdk().errors.DockerException, OSError, KeyError, ValueError) as error:
         log.debug("orphans were not looked for: %s", error)
     return gone
 
 
-def _sdk() -> Any:
+def load_sdk() -> Any:
     """The Docker SDK. Raises: SandboxUnavailable."""
     try:
         import docker

@@ -1,0 +1,107 @@
+"""Container engines for the tests: a daemon, a base image and the sandbox's image, made if absent.
+
+No registry is needed: the base is a Debian from `debootstrap`, kept under the user's cache folder.
+Only root can start a daemon or bootstrap a base; everyone else uses what is there.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from functools import cache
+from pathlib import Path
+
+from lis_kernel.errors import LisKernelError
+from lis_kernel.sandbox import container_image
+from lis_kernel.sandbox.docker import DockerSandbox
+from lis_kernel.sandbox.podman import PodmanSandbox
+
+BASE = "lis-test-base:bookworm"
+PACKAGES = "python3,python3-venv,git,ca-certificates"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lis_kernel"
+
+
+@cache
+def no_docker() -> str:
+    """Why there is no Docker here, or nothing. Starts a daemon and builds the image if it can."""
+    try:
+        try:
+            client = DockerSandbox.connect()
+        except LisKernelError as error:
+            if os.getuid() != 0 or shutil.which("dockerd") is None:
+                return str(error)
+            _start_daemon()
+            client = DockerSandbox.connect(600)
+        if not client.images.list(container_image.default_tag()):
+            client = DockerSandbox.connect(1800)
+            if not client.images.list(BASE):
+                with _base().open("rb") as archive:
+                    client.api.import_image_from_stream(archive, *BASE.split(":"))
+            container_image.build(client, base=BASE)
+    except (LisKernelError, OSError, subprocess.CalledProcessError) as error:
+        return str(error)
+    return ""
+
+
+@cache
+def no_podman() -> str:
+    """Why there is no Podman here, or nothing. Takes the image from Docker."""
+    try:
+        client = PodmanSandbox.connect(600)
+        tag = container_image.default_tag()
+        if not client.images.list(tag):
+            if reason := no_docker():
+                return f"no image: {reason}"
+            saved = DockerSandbox.connect(600).images.get(tag).save(named=True)
+            client.images.load(b"".join(saved))
+        made = subprocess.run(
+            [
+                *("podman", "run", "--rm", "--network=none"),
+                *("--ulimit=nofile=64:64", "--ulimit=nproc=4096:4096", tag, "true"),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    except (LisKernelError, OSError, subprocess.SubprocessError) as error:
+        return str(error)
+    return made.stderr.strip() if made.returncode else ""
+
+
+def _start_daemon() -> None:
+    log = Path(tempfile.gettempdir()) / "lis-test-dockerd.log"
+    with log.open("wb") as out:
+        daemon = subprocess.Popen(["dockerd"], stdout=out, stderr=out, start_new_session=True)
+    atexit.register(daemon.terminate)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if daemon.poll() is not None:
+            raise OSError(f"dockerd ended at once, see {log}")
+        try:
+            DockerSandbox.connect(5).close()
+            return
+        except LisKernelError:
+            time.sleep(0.2)
+    raise OSError(f"dockerd does not answer, see {log}")
+
+
+def _base() -> Path:
+    """A tar of a small Debian with Python; about a minute the first time."""
+    archive = CACHE / f"{BASE.replace(':', '-')}.tar"
+    if archive.exists():
+        return archive
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "root"
+        command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", "bookworm"]
+        subprocess.run([*command, str(root)], check=True, capture_output=True)
+        shutil.rmtree(root / "var/cache/apt", ignore_errors=True)
+        partial = archive.with_suffix(".partial")
+        subprocess.run(["tar", "-C", str(root), "-cf", str(partial), "."], check=True)
+        partial.replace(archive)
+    return archive

@@ -14,7 +14,7 @@ run: setup
 	@test -n "$$LIS_TASK" || { echo 'usage: make run TASK="what is to be done" [FILES="a.csv b.txt"] [MODEL=anthropic/...] [ARGS=...]'; exit 2; }
 	@printf '%s' "$$LIS_TASK" | $(BIN)/lis run - $(if $(MODEL),--model $(MODEL)) $(foreach file,$(FILES),--files $(file)) $(ARGS)
 
-test: setup-dev
+test: setup-dev $(if $(CI),.venv/.lis-engines)
 	@if [ -n "$$CI" ]; then $(BIN)/lis model pull; fi
 	$(BIN)/python -m pytest
 
@@ -54,6 +54,13 @@ setup-dev: .venv/.lis-dev
 .venv/.lis-dev: .venv/.lis-run
 	@echo "installing the tools for tests into .venv ..."
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+# CI tests every backend; on a user's machine those that are not there are skipped
+.venv/.lis-engines: .venv/.lis-dev
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	  docker.io debootstrap podman crun fuse-overlayfs iptables) >/dev/null 2>&1 || echo "note: not all of docker.io, debootstrap and podman could be installed"; fi
 	@touch $@
 
 clean:

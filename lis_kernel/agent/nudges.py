@@ -17,7 +17,9 @@ SHORT = 200
 """Characters up to which an answer is expected to stand in an output as it is."""
 EMPTY = "(no output)"
 
-_NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?(?![\w.]*\w)", re.IGNORECASE)
+_NUMBER = re.compile(
+    r"(?<![\w.])-?\d[\d,]{0,40}(?:\.\d{1,40})?(?:e[+-]?\d+)?(?![\w.]*\w)", re.IGNORECASE
+)
 _PLACEHOLDER = re.compile(
     r"<[^<>\n]*>|\[[^\[\]\n]*answer[^\[\]\n]*\]|\.{3}|(?:the |your )?(?:final )?(?:answer|result)",
     re.IGNORECASE,

@@ -27,6 +27,7 @@ from lis_kernel.sandbox.container import OWNER_FD, READY_FD, ContainerKernel, Pi
 from lis_kernel.sandbox.container_spec import (
     FOLDERS,
     LABEL,
+    RUN_INSIDE,
     Spec,
     arguments,
     pid_namespace,
@@ -175,14 +176,14 @@ class DockerSandbox(ProcessSandbox):
             raise SandboxLost("the container has ended")
         run = self.state.root / "run"
         clear(run)
-        info = prepare(run, "/run/lis", "/testbed", self.caps, ready_fd=READY_FD, owner_fd=OWNER_FD)
+        info = prepare(run, RUN_INSIDE, "/testbed", self.caps, ready_fd=READY_FD, owner_fd=OWNER_FD)
         ready_read, ready_write = os.pipe()
         owner_read, owner_write = os.pipe()
         try:
             exit_ = pid1.spawn(
-                [container_image.PYTHON, f"{GUEST_INSIDE}/boot.py", "/run/lis/boot.json"],
+                [container_image.PYTHON, f"{GUEST_INSIDE}/boot.py", f"{RUN_INSIDE}/boot.json"],
                 spec.environment(),
-                "/run/lis/kernel.log",
+                f"{RUN_INSIDE}/kernel.log",
                 (ready_write, owner_read),
             )
         except SandboxLost:

@@ -92,7 +92,7 @@ class Spec:
     def facts(self) -> dict[str, Any]:
         """The limits as they hold, which may be tighter than asked."""
         disk = None if self.config.root else sum(self.space.values()) + RUN_BYTES
-        limits = {
+        limits: dict[str, Any] = {
             "memory_bytes": self.limits.memory_bytes,
             "pids": self.limits.pids,
             "cpus": self.cpus,
@@ -102,6 +102,8 @@ class Spec:
             "held_by": "cgroup of the container, tmpfs sizes",
             "notes": ["files in the writable folders count as memory"],
         }
+        if self.plain_tmpfs:
+            limits["notes"].append("/var/tmp is bounded by the memory limit alone")
         if self.config.root:
             limits["notes"] = ["/ is writable, on the daemon's disk, without a bound"]
         return {

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lis_kernel.errors import SandboxError, SandboxLost, SandboxUnavailable
+from lis_kernel.errors import ConfigError, SandboxError, SandboxLost, SandboxUnavailable
 from lis_kernel.protocols import KernelProcess
 from lis_kernel.sandbox import container_image
 from lis_kernel.sandbox.base import ProcessSandbox
@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 
 API_SECONDS, LAST_SECONDS = 60, 5
 START_SECONDS = 60.0
+NETWORKS = "Write `none`, `open` or `allow=HOST,…`."
 
 
 class DockerSandbox(ProcessSandbox):
@@ -89,6 +90,8 @@ class DockerSandbox(ProcessSandbox):
         env: Mapping[str, str] = {}
         if self.config.network.startswith("allow="):
             mounts, env = self.network_extras()
+        elif self.config.network not in ("none", "open"):
+            raise ConfigError("network", f"{self.config.network!r} is no policy.", NETWORKS)
         if self.config.network == "open":
             self.say(f"{self.backend}: NETWORK OPEN. The model's code can reach what you can reach")
         if self.config.root:
@@ -127,6 +130,7 @@ class DockerSandbox(ProcessSandbox):
             if isinstance(error, TimeoutError | OSError | ValueError):
                 raise SandboxError(f"the container did not report: {error}") from error
             raise
+        client.close()
         self._link_folders(self._pid1)
         self._breaches = Breaches(self._pid1.pid, self._pid1.folders.values())
         if self.limits.sandbox_seconds is not None:

@@ -13,6 +13,7 @@ import contextlib
 import logging
 import os
 import shutil
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -60,6 +61,10 @@ class DockerSandbox(ProcessSandbox):
     _image: Mapping[str, Any] | None = None
     _expired = False
     _told_end = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._cleaning = threading.Lock()
 
     @classmethod
     def connect(cls, seconds: int = API_SECONDS) -> DockerClient:
@@ -216,15 +221,16 @@ class DockerSandbox(ProcessSandbox):
         await asyncio.shield(asyncio.to_thread(self.cleanup))
 
     def cleanup(self) -> None:
-        if self._pid1 is not None:
-            self._pid1.close()
-        if self._spec is not None:
-            with contextlib.suppress(Exception):  # the daemon may be gone, and it with it
-                self._remove(self._spec.name)
-        self._process = None
-        super().cleanup()
-        if self._pid1 is not None:
-            self._pid1.forget_folders()
+        with self._cleaning:  # a `start` that fails and a `stop` may come here at once
+            if self._pid1 is not None:
+                self._pid1.close()
+            if self._spec is not None:
+                with contextlib.suppress(Exception):  # the daemon may be gone, and it with it
+                    self._remove(self._spec.name)
+            self._process = None
+            super().cleanup()
+            if self._pid1 is not None:
+                self._pid1.forget_folders()
 
     def _remove(self, name: str) -> None:
         """Remove the container and see it gone, within the time that a last resort may take."""

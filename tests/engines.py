@@ -39,8 +39,7 @@ def no_docker() -> str:
         if not client.images.list(container_image.default_tag()):
             client = DockerSandbox.connect(1800)
             if not client.images.list(BASE):
-                with _base().open("rb") as archive:
-                    client.api.import_image_from_stream(archive, *BASE.split(":"))
+                client.api.import_image_from_file(str(_base()), *BASE.split(":"))
             container_image.build(client, base=BASE)
     except (LisKernelError, OSError, subprocess.CalledProcessError) as error:
         return str(error)

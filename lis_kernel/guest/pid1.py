@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 
-FOLDERS = ("/testbed", "/tmp", "/home/user", "/run/lis")
+FOLDERS = ("/testbed", "/tmp", "/home/user", "/opt/lis-guest/run")
 LIBC = ctypes.CDLL(None)
 SET_DUMPABLE = 4
 SKELETON = "/opt/lis/share/home"
@@ -36,6 +36,7 @@ def main(path):
     os.set_blocking(wake_write, False)
     signal.set_wakeup_fd(wake_write)
     signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the one other signal that Python handles
     kernel = None
     while True:
         readable, _, _ = select.select([owner, wake], [], [])
@@ -44,6 +45,7 @@ def main(path):
         for pid, status in reap():
             if pid == kernel:
                 kernel = None
+                kill_all()  # what it left behind ends with it, as in every backend
                 send(owner, {"exit": os.waitstatus_to_exitcode(status)})
         if owner in readable:
             message, descriptors, _, _ = socket.recv_fds(owner, 65536, 2)
@@ -80,7 +82,7 @@ def spawn(request, descriptors):
             os.dup2(fd, number)
         os.closerange(5, 256)
         os.setsid()
-        for number in (signal.SIGPIPE, signal.SIGCHLD):
+        for number in (signal.SIGPIPE, signal.SIGCHLD, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
         LIBC.prctl(SET_DUMPABLE, 1)  # or the next file would not be ours to write
         with open("/proc/self/oom_score_adj", "w") as file:

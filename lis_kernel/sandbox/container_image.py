@@ -17,6 +17,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
+
+from lis_kernel.config import data_dir
 from lis_kernel.errors import SandboxUnavailable
 from lis_kernel.sandbox.image import PREFIX, requirements
 
@@ -105,7 +108,10 @@ def build(
     base, tag = base or BASE, tag or default_tag()
     digest = _base_digest(client, base, say)
     python = _probe(client, base)
-    with tempfile.TemporaryDirectory(prefix="lis-image-") as folder:
+    lock = data_dir() / "images" / "container.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    # one at a time: the clean-up of one build could take a layer from under another
+    with FileLock(lock), tempfile.TemporaryDirectory(prefix="lis-image-") as folder:
         context = Path(folder)
         (context / "requirements.txt").write_text(requirements(), "utf-8")
         (context / "Dockerfile").write_text(_dockerfile(), "utf-8")
@@ -131,8 +137,8 @@ def build(
                 "lis.packages": " ".join(packages),
             },
         )
-    # the first stage's layers hold the wheels a second time
-    client.images.prune(filters={"dangling": True, "label": "lis.stage=build"})
+        # the first stage's layers hold the wheels a second time
+        client.images.prune(filters={"dangling": True, "label": "lis.stage=build"})
     return facts(client, tag, backend)
 
 

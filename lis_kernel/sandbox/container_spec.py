@@ -18,18 +18,20 @@ from lis_kernel.config import Limits, SandboxConfig
 from lis_kernel.errors import ConfigError
 from lis_kernel.sandbox.launch import GUEST, GUEST_INSIDE, environment
 
-__all__ = ["FOLDERS", "LABEL", "SANDBOX_UID", "Spec", "arguments", "owner_labels"]
+__all__ = ["FOLDERS", "LABEL", "RUN_INSIDE", "SANDBOX_UID", "Spec", "arguments", "owner_labels"]
 
 SANDBOX_UID = 70_000
 """The sandbox's user where root runs us: an id that no system gives to a user of its own."""
-FOLDERS = {"/testbed": "testbed", "/tmp": "tmp", "/home/user": "home", "/run/lis": "run"}
+RUN_INSIDE = "/opt/lis-guest/run"
+"""Where the kernel's sockets and log lie; not below /run, which Podman mounts over."""
+FOLDERS = {"/testbed": "testbed", "/tmp": "tmp", "/home/user": "home", RUN_INSIDE: "run"}
 """The container's writable folders and their names in the state folder."""
-HOST_INSIDE = "/run/lis-host"
+HOST_INSIDE = "/opt/lis-guest/host"
 """Where the container sees, read-only, the few files that the host made for it."""
 SHARES = {"/testbed": 8, "/tmp": 4, "/home/user": 3, "/dev/shm": 1}
 """Sixteenths of the writable space."""
 RUN_BYTES = 1 << 20
-"""Of /run/lis, where the kernel's sockets and log lie."""
+"""Of `RUN_INSIDE`."""
 OF_MEMORY = 0.75
 """Files are memory here: at most this share of it, so that a full disk is not yet out of memory."""
 ROOT_CAPABILITIES = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID"]
@@ -90,7 +92,7 @@ class Spec:
     def facts(self) -> dict[str, Any]:
         """The limits as they hold, which may be tighter than asked."""
         disk = None if self.config.root else sum(self.space.values()) + RUN_BYTES
-        limits = {
+        limits: dict[str, Any] = {
             "memory_bytes": self.limits.memory_bytes,
             "pids": self.limits.pids,
             "cpus": self.cpus,
@@ -100,6 +102,8 @@ class Spec:
             "held_by": "cgroup of the container, tmpfs sizes",
             "notes": ["files in the writable folders count as memory"],
         }
+        if self.plain_tmpfs:
+            limits["notes"].append("/var/tmp is bounded by the memory limit alone")
         if self.config.root:
             limits["notes"] = ["/ is writable, on the daemon's disk, without a bound"]
         return {
@@ -116,7 +120,7 @@ def arguments(spec: Spec) -> dict[str, Any]:
 
     limits, uid = spec.limits, spec.uid
     sizes = {path: size for path, size in spec.space.items() if path != "/dev/shm"}
-    sizes["/run/lis"] = RUN_BYTES
+    sizes[RUN_INSIDE] = RUN_BYTES
     processes = min(resource.getrlimit(resource.RLIMIT_NPROC)[1], MANY_PROCESSES)
     return {
         "image": spec.image,

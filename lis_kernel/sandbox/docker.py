@@ -13,12 +13,13 @@ import contextlib
 import logging
 import os
 import shutil
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lis_kernel.errors import SandboxError, SandboxLost, SandboxUnavailable
+from lis_kernel.errors import ConfigError, SandboxError, SandboxLost, SandboxUnavailable
 from lis_kernel.protocols import KernelProcess
 from lis_kernel.sandbox import container_image
 from lis_kernel.sandbox.base import ProcessSandbox
@@ -27,6 +28,7 @@ from lis_kernel.sandbox.container import OWNER_FD, READY_FD, ContainerKernel, Pi
 from lis_kernel.sandbox.container_spec import (
     FOLDERS,
     LABEL,
+    RUN_INSIDE,
     Spec,
     arguments,
     pid_namespace,
@@ -44,6 +46,7 @@ log = logging.getLogger(__name__)
 
 API_SECONDS, LAST_SECONDS = 60, 5
 START_SECONDS = 60.0
+NETWORKS = "Write `none`, `open` or `allow=HOST,…`."
 
 
 class DockerSandbox(ProcessSandbox):
@@ -58,6 +61,10 @@ class DockerSandbox(ProcessSandbox):
     _image: Mapping[str, Any] | None = None
     _expired = False
     _told_end = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._cleaning = threading.Lock()
 
     @classmethod
     def connect(cls, seconds: int = API_SECONDS) -> DockerClient:
@@ -88,6 +95,8 @@ class DockerSandbox(ProcessSandbox):
         env: Mapping[str, str] = {}
         if self.config.network.startswith("allow="):
             mounts, env = self.network_extras()
+        elif self.config.network not in ("none", "open"):
+            raise ConfigError("network", f"{self.config.network!r} is no policy.", NETWORKS)
         if self.config.network == "open":
             self.say(f"{self.backend}: NETWORK OPEN. The model's code can reach what you can reach")
         if self.config.root:
@@ -126,6 +135,7 @@ class DockerSandbox(ProcessSandbox):
             if isinstance(error, TimeoutError | OSError | ValueError):
                 raise SandboxError(f"the container did not report: {error}") from error
             raise
+        client.close()
         self._link_folders(self._pid1)
         self._breaches = Breaches(self._pid1.pid, self._pid1.folders.values())
         if self.limits.sandbox_seconds is not None:
@@ -176,14 +186,14 @@ class DockerSandbox(ProcessSandbox):
         run = self.state.root / "run"
         clear(run)
         boot = Boot("/testbed", self.caps, self.key, self.setup)
-        info = prepare(run, "/run/lis", boot, ready_fd=READY_FD, owner_fd=OWNER_FD)
+        info = prepare(run, RUN_INSIDE, boot, ready_fd=READY_FD, owner_fd=OWNER_FD)
         ready_read, ready_write = os.pipe()
         owner_read, owner_write = os.pipe()
         try:
             exit_ = pid1.spawn(
-                [container_image.PYTHON, f"{GUEST_INSIDE}/boot.py", "/run/lis/boot.json"],
+                [container_image.PYTHON, f"{GUEST_INSIDE}/boot.py", f"{RUN_INSIDE}/boot.json"],
                 spec.environment(),
-                "/run/lis/kernel.log",
+                f"{RUN_INSIDE}/kernel.log",
                 (ready_write, owner_read),
             )
         except SandboxLost:
@@ -212,15 +222,16 @@ class DockerSandbox(ProcessSandbox):
         await asyncio.shield(asyncio.to_thread(self.cleanup))
 
     def cleanup(self) -> None:
-        if self._pid1 is not None:
-            self._pid1.close()
-        if self._spec is not None:
-            with contextlib.suppress(Exception):  # the daemon may be gone, and it with it
-                self._remove(self._spec.name)
-        self._process = None
-        super().cleanup()
-        if self._pid1 is not None:
-            self._pid1.forget_folders()
+        with self._cleaning:  # a `start` that fails and a `stop` may come here at once
+            if self._pid1 is not None:
+                self._pid1.close()
+            if self._spec is not None:
+                with contextlib.suppress(Exception):  # the daemon may be gone, and it with it
+                    self._remove(self._spec.name)
+            self._process = None
+            super().cleanup()
+            if self._pid1 is not None:
+                self._pid1.forget_folders()
 
     def _remove(self, name: str) -> None:
         """Remove the container and see it gone, within the time that a last resort may take."""

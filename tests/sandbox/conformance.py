@@ -220,7 +220,8 @@ async def restart_follows_no_symlink(bench: Bench) -> None:
     victim.write_text("the host's")
     code = f"""
 import os
-run = os.path.dirname({bench.inside(session, "/run/lis/x")!r})
+from ipykernel import get_connection_file
+run = os.path.dirname(get_connection_file())
 for name in ("connection.json", "boot.json", "kernel.log"):
     path = os.path.join(run, name)
     try:
@@ -239,8 +240,9 @@ for name in ("connection.json", "boot.json", "kernel.log"):
 async def restart_after_a_full_sockets_folder(bench: Bench) -> None:
     session = await bench.session()
     code = """
+from ipykernel import get_connection_file
 try:
-    with open("/run/lis/fill", "wb") as file:
+    with open(get_connection_file() + "-fill", "wb") as file:
         for _ in range(64):
             file.write(bytes(1 << 20))
 except OSError:

@@ -3,11 +3,13 @@
 The first code of ours that runs in the box. It starts ipykernel on the ipc sockets that the host
 named, with output caps, without history and debugger (40-80 ms and 10 MB), writes one byte to the
 `ready` descriptor when the sockets answer, and ends when the host's end of the `owner` pipe closes.
+First of all it puts up the walls that a process puts up around itself: rlimits and Landlock.
 """
 
 import json
 import logging
 import os
+import resource
 import sys
 import threading
 import types
@@ -30,12 +32,26 @@ def _end_with(owner_fd):
         os._exit(1)
 
 
+def _put_up_walls(boot):
+    """Hard limits for this process and all that follow; Landlock before there is a thread."""
+    for name, value in boot.get("rlimits", {}).items():
+        number = getattr(resource, "RLIMIT_" + name)
+        _, hard = resource.getrlimit(number)
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(number, (value, value))
+    if "landlock" in boot:
+        from guest import landlock
+
+        landlock.restrict(**boot["landlock"])
+
+
 def main(path):
     with open(path) as file:
         boot = json.load(file)
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    _put_up_walls(boot)
     if boot.get("owner_fd") is not None:
         threading.Thread(target=_end_with, args=(boot["owner_fd"],), daemon=True).start()
-    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     _stub_debugger()
 
     from guest import output

@@ -30,12 +30,17 @@ class GuestProcess:
     """A running guest kernel; fits `protocols.KernelProcess`."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, info: dict[str, Any], owner: int, log: Path
+        self, process: asyncio.subprocess.Process, info: dict[str, Any], owner: int, log: int
     ) -> None:
         self.connection_info = info
         self._process = process
         self._owner = owner
         self._log = log
+
+    @property
+    def pid(self) -> int:
+        """Of the outermost process; it leads a process group of its own."""
+        return self._process.pid
 
     @property
     def alive(self) -> bool:
@@ -56,8 +61,13 @@ class GuestProcess:
     def log(self) -> str:
         """The last lines that the process itself wrote, for error messages."""
         with contextlib.suppress(OSError):
-            return self._log.read_text("utf-8", "replace")[-2000:].strip()
+            start = max(os.fstat(self._log).st_size - 2000, 0)
+            return os.pread(self._log, 2000, start).decode("utf-8", "replace").strip()
         return ""
+
+    def __del__(self) -> None:
+        with contextlib.suppress(OSError):
+            os.close(self._log)
 
 
 async def launch(
@@ -70,16 +80,19 @@ async def launch(
     cwd: str,
     caps: Mapping[str, int],
     env: Mapping[str, str],
+    walls: Mapping[str, Any] | None = None,
+    pass_fds: Sequence[int] = (),
 ) -> GuestProcess:
     """Run `prefix + python guest/boot.py` and wait until its kernel answers.
 
-    `run_inside` is where the sandbox sees the state dir's `run` folder.
+    `run_inside` is where the sandbox sees the state dir's `run` folder; `walls` is what
+    `guest/boot.py` puts up itself: `rlimits`, `landlock`.
 
     Raises:
         SandboxError: the process ended before it was ready; the message holds its last words.
         StartTimeout: it said nothing for a minute.
     """
-    run = state.root / "run"
+    run = state.files / "run"
     for old in run.glob("k-*"):  # a restart: the dead kernel's sockets
         old.unlink()
     key = secrets.token_hex(16)
@@ -102,27 +115,29 @@ async def launch(
         "owner_fd": owner_read,
         "cwd": cwd,
         "caps": dict(caps),
+        **(walls or {}),
     }
-    (run / "connection.json").write_text(json.dumps({**info, "ip": f"{run_inside}/k"}))
-    (run / "boot.json").write_text(json.dumps(boot))
-    log = run / "kernel.log"
+    log = -1
     try:
-        with log.open("wb") as out:
-            process = await asyncio.create_subprocess_exec(
-                *prefix,
-                python,
-                f"{guest}/boot.py",
-                f"{run_inside}/boot.json",
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                env=dict(env),
-                pass_fds=(ready_write, owner_read),
-                start_new_session=True,
-            )
+        state.write("connection.json", json.dumps({**info, "ip": f"{run_inside}/k"}))
+        state.write("boot.json", json.dumps(boot))
+        log = state.create("kernel.log")
+        process = await asyncio.create_subprocess_exec(
+            *prefix,
+            python,
+            f"{guest}/boot.py",
+            f"{run_inside}/boot.json",
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=dict(env),
+            pass_fds=(ready_write, owner_read, *pass_fds),
+            start_new_session=True,
+        )
     except OSError as error:
-        for fd in (ready_read, ready_write, owner_read, owner_write):
-            os.close(fd)
+        for fd in (ready_read, ready_write, owner_read, owner_write, log):
+            with contextlib.suppress(OSError):
+                os.close(fd)
         raise SandboxError(f"cannot start {prefix[0] if prefix else python}: {error}") from error
     os.close(ready_write)
     os.close(owner_read)

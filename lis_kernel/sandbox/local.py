@@ -26,6 +26,7 @@ class LocalSandbox(ProcessSandbox):
     """A kernel in this interpreter's environment; its testbed lies in the state folder."""
 
     backend: ClassVar[str] = "local"
+    isolated: ClassVar[bool] = False
 
     async def start(self) -> None:
         logging.getLogger(__name__).warning(WARNING)
@@ -35,9 +36,9 @@ class LocalSandbox(ProcessSandbox):
     async def _launch(self) -> GuestProcess:
         root = self.state.root
         env = {k: v for k, v in os.environ.items() if k != "JPY_PARENT_PID"}
-        env.update(LIS_TESTBED=str(root / "testbed"), PYTHONHASHSEED="0")
+        env.update(self._environment(), LIS_TESTBED=str(root / "testbed"), PYTHONHASHSEED="0")
         return await launch(
-            [],
+            self._enter(),
             self.state,
             python=sys.executable,
             guest=str(GUEST),
@@ -45,10 +46,11 @@ class LocalSandbox(ProcessSandbox):
             cwd=str(root / "testbed"),
             caps=self.caps,
             env=env,
+            walls={"rlimits": self._rlimits()},
         )
 
     def describe(self) -> Mapping[str, Any]:
-        facts: dict[str, Any] = {"backend": self.backend, "network": "open"}
+        facts: dict[str, Any] = {**super().describe(), "network": "open"}
         if self._state is not None:
             facts.update(python=sys.version.split()[0], testbed=str(self.state.root / "testbed"))
         return facts

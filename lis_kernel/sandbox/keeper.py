@@ -1,0 +1,195 @@
+"""One small process a sandbox: holds its disk and its place in the file system, and outlives us.
+
+Used by the backends that start processes. The keeper (`keeper.sh`, a shell of about 1 MB) sits in a
+mount namespace with a disk of a bounded size and with the host folders that the jail needs. The
+jail is started in that namespace; run by root, as an unprivileged uid of the sandbox's own. We
+reach the disk through an open folder: it ends with us, and nothing is ever mounted on the host.
+Once we are gone, however that came, the keeper removes what is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from lis_kernel.errors import SandboxError
+from lis_kernel.sandbox.reaper import LABEL
+
+__all__ = ["Keeper", "Mode", "uid_of"]
+
+log = logging.getLogger(__name__)
+
+Mode = Literal["root", "user", "none"]
+"""Whose mount namespace: real root's, a user namespace's, or none at all."""
+HERE = Path(__file__).parent
+VIEW = Path("/mnt")
+"""Where the keeper's namespace holds the disk and the sources."""
+UIDS = 1_900_000_000
+"""First uid of ours on the host: a range that no distribution hands out."""
+UID_BITS = 27
+"""The sandbox's id, a number of so many bits, is added to it: no two sandboxes share a uid."""
+SECONDS = 20.0
+
+_modes: list[Mode] = []
+"""What may work here, best first; what failed once is not tried again."""
+
+
+def uid_of(name: str) -> int:
+    """The host's uid for the processes of sandbox `name`, where root runs it."""
+    return UIDS + int(name, 16)
+
+
+class Keeper:
+    """The keeper of the sandbox `folder`, and what it came to hold.
+
+    Args:
+        folder: the sandbox's folder; need not exist before `start`.
+        disk_bytes: size of the disk; one inode for each 16 KiB of it.
+        tmpfs_bytes: size of a disk that lies in memory.
+        sources: name → host file or folder that the jail will bind; see `path`.
+        namespace: False for a keeper that only cleans up.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        disk_bytes: int,
+        tmpfs_bytes: int,
+        sources: Mapping[str, Path],
+        *,
+        namespace: bool = True,
+    ) -> None:
+        self.folder = folder
+        self.sources = dict(sources)
+        self._sizes = {"loop": disk_bytes, "tmpfs": tmpfs_bytes, "none": disk_bytes}
+        self.mode: Mode = "none"
+        self.disk: Literal["loop", "tmpfs", "none"] = "none"
+        self.uid: int | None = None
+        """The host's uid of the sandbox's processes, where that is not ours."""
+        self.files: Path | None = None
+        """The disk, as we see it; None if there is none of a bounded size."""
+        self._fd = -1
+        self._process: subprocess.Popen[bytes] | None = None
+        self._queue = list(_modes or _possible()) if namespace else ["none"]
+        self._spawn()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid if self._process else 0
+
+    @property
+    def disk_bytes(self) -> int:
+        """Size of the disk that came to be."""
+        return self._sizes[self.disk]
+
+    def _spawn(self) -> None:
+        """Start the process in the best mode left. It waits for `start` before it makes a thing."""
+        self.mode = self._queue[0]
+        self.uid = uid_of(self.folder.name) if self.mode == "root" else None
+        unshare = {
+            "root": ["unshare", "--mount"],
+            "user": ["unshare", "--user", "--map-root-user", "--mount"],
+            "none": [],
+        }[self.mode]
+        disk = {"root": "loop", "user": "tmpfs", "none": "none"}[self.mode]
+        argv = [*unshare, "sh", str(HERE / "keeper.sh"), str(self.folder), sys.executable]
+        argv += [str(HERE / "reaper.py"), disk, str(self._sizes["loop"])]
+        argv += [str(self._sizes["tmpfs"]), str(self.uid or 0)]
+        for name, source in self.sources.items():
+            argv += [name, str(source)]
+        self._process = subprocess.Popen(
+            argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={"PATH": os.environ.get("PATH", os.defpath), LABEL: self.folder.name},
+            cwd="/",
+            start_new_session=True,
+        )
+
+    async def start(self) -> None:
+        """Let it begin, now that the folder is there; with less where this system refuses more.
+
+        Raises:
+            SandboxError: not even a keeper without a namespace can be started.
+        """
+        while True:
+            said, why = await asyncio.wait_for(asyncio.to_thread(self._hear), SECONDS)
+            if said in ("loop", "tmpfs", "none"):
+                break
+            log.info("no keeper of kind %r here: %s", self.mode, why)
+            self.close()
+            self._queue.pop(0)
+            if not self._queue:
+                raise SandboxError(f"the sandbox's keeper cannot be started: {why}")
+            _modes[:] = self._queue
+            self._spawn()
+        self.disk = said
+        if self.mode != "none":
+            _modes[:] = _modes or self._queue
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+            self._fd = os.open(f"/proc/{self.pid}/root{VIEW}/disk", flags)
+            # by our pid, not by `self`: other programs of this user may connect to the sockets
+            self.files = Path(f"/proc/{os.getpid()}/fd/{self._fd}")
+
+    def _hear(self) -> tuple[str, str]:
+        """What it says once it is ready, or its last words."""
+        process = self._process
+        assert process is not None and process.stdin and process.stdout and process.stderr
+        with contextlib.suppress(OSError):
+            process.stdin.write(b"go\n")
+            process.stdin.flush()
+        said = process.stdout.readline().decode().strip()
+        return said, "" if said else process.stderr.read(2000).decode("utf-8", "replace").strip()
+
+    def path(self, name: str) -> Path:
+        """Where the jail, started behind `prefix`, finds the source `name`, or `disk`."""
+        if self.mode != "none":
+            return VIEW / name
+        return self.folder if name == "disk" else self.sources[name]
+
+    @property
+    def prefix(self) -> list[str]:
+        """Runs what follows in the keeper's namespace and, for root, as the sandbox's own uid."""
+        enter = ["nsenter", f"--mount=/proc/{self.pid}/ns/mnt"]
+        if self.mode == "root":
+            if self.uid is None:
+                return [*enter, "--"]
+            drop = [f"--reuid={self.uid}", f"--regid={self.uid}", "--clear-groups"]
+            return [*enter, "--", "setpriv", *drop, "--"]
+        if self.mode == "user":
+            return [*enter, f"--user=/proc/{self.pid}/ns/user", "--preserve-credentials", "--"]
+        return []
+
+    def close(self) -> None:
+        """End it without its clean-up: the caller did that. May be called twice."""
+        if self._process is not None:
+            process, self._process = self._process, None
+            process.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(5)  # an ended namespace writes its disk out first
+            for stream in (process.stdin, process.stdout, process.stderr):
+                if stream is not None:
+                    with contextlib.suppress(OSError):
+                        stream.close()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd, self.files = -1, None
+
+
+def _possible() -> list[Mode]:
+    modes: list[Mode] = []
+    have = {tool for tool in ("unshare", "nsenter", "mount", "setpriv") if shutil.which(tool)}
+    if {"unshare", "nsenter", "mount"} <= have and VIEW.is_dir():
+        if os.geteuid() == 0 and "setpriv" in have:
+            modes.append("root")
+        modes.append("user")
+    return [*modes, "none"]

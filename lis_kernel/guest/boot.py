@@ -37,8 +37,8 @@ def _put_up_walls(boot):
     for name, value in boot.get("rlimits", {}).items():
         number = getattr(resource, "RLIMIT_" + name)
         _, hard = resource.getrlimit(number)
-        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(number, (value, value))
+        most = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(number, (most, most))
     if "landlock" in boot:
         from guest import landlock
 

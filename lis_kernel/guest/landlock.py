@@ -44,8 +44,9 @@ def restrict(abi, writable):
     handled = ALL | (REFER if abi >= 2 else 0) | (TRUNCATE if abi >= 3 else 0)
     wanted = RulesetAttr(handled)
     ruleset = call(CREATE_RULESET, ctypes.byref(wanted), ctypes.c_size_t(ctypes.sizeof(wanted)), 0)
-    # in /proc a program writes to its own comm, oom_score_adj and the like
-    places = [("/", READ), ("/dev", READ | WRITE_FILE), ("/proc", READ | WRITE_FILE)]
+    # in /proc a program writes to its own comm, oom_score_adj and the like; `>` truncates too
+    write = handled & (READ | WRITE_FILE | TRUNCATE)
+    places = [("/", READ), ("/dev", write), ("/proc", write)]
     places += [(path, handled) for path in writable]
     for path, rights in places:
         fd = os.open(path, os.O_PATH | os.O_CLOEXEC)

@@ -19,7 +19,8 @@ from typing import Any, ClassVar
 
 from lis_kernel.config import Limits, SandboxConfig
 from lis_kernel.errors import SandboxLost
-from lis_kernel.sandbox import cgroup, limits as walls
+from lis_kernel.sandbox import cgroup
+from lis_kernel.sandbox import limits as walls
 from lis_kernel.sandbox.keeper import Keeper
 from lis_kernel.sandbox.launch import GuestProcess
 from lis_kernel.sandbox.reaper import LABEL

@@ -76,7 +76,7 @@ class BubblewrapSandbox(ProcessSandbox):
             "image": self._image.root,
             "python": self._image.base,
             "guest": GUEST,
-            "bwrap": Path(self._bwrap),
+            "bwrap": Path(self._bwrap).parent,
             "etc": self.folder / "etc",
         }
 
@@ -160,15 +160,13 @@ read-only by its mount, and by Landlock once more."""
 GUEST_INSIDE = "/opt/lis-guest"
 
 
-def command(
-    built: image.Image, at: Callable[[str], Path], seccomp_fds: Sequence[int]
-) -> list[str]:
+def command(built: image.Image, at: Callable[[str], Path], seccomp_fds: Sequence[int]) -> list[str]:
     """The whole `bwrap` command line up to the program to run; pure but for looking at the host.
 
     `at` says where the sources and the `disk` are for the process that becomes bwrap.
     """
     argv = [
-        str(at("bwrap")),
+        str(at("bwrap") / Path(find_bwrap()).name),
         "--unshare-user",
         "--unshare-pid",
         "--unshare-net",

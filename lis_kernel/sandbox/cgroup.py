@@ -1,9 +1,9 @@
 """Control groups: the walls around a sandbox's memory, processes and CPU time as a whole.
 
-Used by `sandbox/base.py`. Of what a machine may offer the first that holds is taken: cgroup v2 where
-a subtree is ours to write, v1's controllers, a scope of the user's systemd, else nothing (then
-`guest/boot.py` sets rlimits, which bound single processes only). The groups are made below our own,
-so whatever bounds us bounds the sandbox too.
+Used by `sandbox/base.py`. Of what a machine may offer the first that holds is taken: cgroup v2
+where a subtree is ours to write, v1's controllers, a scope of the user's systemd, else nothing
+(then `guest/boot.py` sets rlimits, which bound single processes only). The groups are made below
+or beside our own, so whatever bounds us bounds the sandbox too.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from lis_kernel.errors import SandboxError
+from lis_kernel.sandbox import disk
 from lis_kernel.sandbox.reaper import LABEL
 
 __all__ = ["Keeper", "Mode", "uid_of"]
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 
 Mode = Literal["root", "user", "none"]
 """Whose mount namespace: real root's, a user namespace's, or none at all."""
+Disk = Literal["loop", "tmpfs", "none"]
+"""A file system in a file, files in memory, or just a folder without a bound."""
 HERE = Path(__file__).parent
 VIEW = Path("/mnt")
 """Where the keeper's namespace holds the disk and the sources."""
@@ -38,7 +41,7 @@ UID_BITS = 27
 """The sandbox's id, a number of so many bits, is added to it: no two sandboxes share a uid."""
 SECONDS = 20.0
 
-_modes: list[Mode] = []
+_kinds: list[tuple[Mode, Disk]] = []
 """What may work here, best first; what failed once is not tried again."""
 
 
@@ -54,7 +57,7 @@ class Keeper:
         folder: the sandbox's folder; need not exist before `start`.
         disk_bytes: size of the disk; one inode for each 16 KiB of it.
         tmpfs_bytes: size of a disk that lies in memory.
-        sources: name → host file or folder that the jail will bind; see `path`.
+        sources: name → host folder that the jail will bind; see `path`.
         namespace: False for a keeper that only cleans up.
     """
 
@@ -71,14 +74,17 @@ class Keeper:
         self.sources = dict(sources)
         self._sizes = {"loop": disk_bytes, "tmpfs": tmpfs_bytes, "none": disk_bytes}
         self.mode: Mode = "none"
-        self.disk: Literal["loop", "tmpfs", "none"] = "none"
+        self.disk: Disk = "none"
         self.uid: int | None = None
         """The host's uid of the sandbox's processes, where that is not ours."""
         self.files: Path | None = None
         """The disk, as we see it; None if there is none of a bounded size."""
+        self._sizes = {"loop": disk_bytes, "tmpfs": tmpfs_bytes, "none": disk_bytes}
         self._fd = -1
         self._process: subprocess.Popen[bytes] | None = None
-        self._queue = list(_modes or _possible()) if namespace else ["none"]
+        self._queue: list[tuple[Mode, Disk]] = [("none", "none")]
+        if namespace:
+            self._queue = list(_kinds or _possible())
         self._spawn()
 
     @property
@@ -91,22 +97,17 @@ class Keeper:
         return self._sizes[self.disk]
 
     def _spawn(self) -> None:
-        """Start the process in the best mode left. It waits for `start` before it makes a thing."""
-        self.mode = self._queue[0]
+        """Start the process in the best way left. It waits for `start` before it does a thing."""
+        self.mode, self.disk = self._queue[0]
         self.uid = uid_of(self.folder.name) if self.mode == "root" else None
         unshare = {
             "root": ["unshare", "--mount"],
             "user": ["unshare", "--user", "--map-root-user", "--mount"],
             "none": [],
         }[self.mode]
-        disk = {"root": "loop", "user": "tmpfs", "none": "none"}[self.mode]
-        argv = [*unshare, "sh", str(HERE / "keeper.sh"), str(self.folder), sys.executable]
-        argv += [str(HERE / "reaper.py"), disk, str(self._sizes["loop"])]
-        argv += [str(self._sizes["tmpfs"]), str(self.uid or 0)]
-        for name, source in self.sources.items():
-            argv += [name, str(source)]
+        files = (HERE / "keeper.sh", self.folder, sys.executable, HERE / "reaper.py")
         self._process = subprocess.Popen(
-            argv,
+            [*unshare, "sh", *map(str, files)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -122,33 +123,61 @@ class Keeper:
             SandboxError: not even a keeper without a namespace can be started.
         """
         while True:
-            said, why = await asyncio.wait_for(asyncio.to_thread(self._hear), SECONDS)
-            if said in ("loop", "tmpfs", "none"):
+            try:
+                await asyncio.wait_for(asyncio.to_thread(self._go), SECONDS)
                 break
-            log.info("no keeper of kind %r here: %s", self.mode, why)
-            self.close()
-            self._queue.pop(0)
-            if not self._queue:
-                raise SandboxError(f"the sandbox's keeper cannot be started: {why}")
-            _modes[:] = self._queue
-            self._spawn()
-        self.disk = said
+            except OSError as error:
+                log.info("no keeper of kind %s, %s here: %s", self.mode, self.disk, error)
+                self.close()
+                self._queue.pop(0)
+                if not self._queue:
+                    why = f"the sandbox's keeper cannot be started: {error}"
+                    raise SandboxError(why) from error
+                _kinds[:] = self._queue
+                self._spawn()
         if self.mode != "none":
-            _modes[:] = _modes or self._queue
+            _kinds[:] = _kinds or self._queue
             flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
             self._fd = os.open(f"/proc/{self.pid}/root{VIEW}/disk", flags)
             # by our pid, not by `self`: other programs of this user may connect to the sockets
             self.files = Path(f"/proc/{os.getpid()}/fd/{self._fd}")
+            if self.uid is not None:
+                os.chown(self._fd, self.uid, self.uid)
 
-    def _hear(self) -> tuple[str, str]:
-        """What it says once it is ready, or its last words."""
+    def _go(self) -> None:
+        """Tell the keeper what to mount and wait until it has.
+
+        Raises:
+            OSError: with its last words.
+        """
         process = self._process
         assert process is not None and process.stdin and process.stdout and process.stderr
-        with contextlib.suppress(OSError):
+        fstab, image = self.folder / "fstab", self.folder / "disk.img"
+        if self.disk == "loop":
+            disk.make(image, self._sizes["loop"])
+        if self.mode != "none":
+            fstab.write_text("".join(f"{line}\n" for line in self._fstab(image)), "utf-8")
+        try:
             process.stdin.write(b"go\n")
             process.stdin.flush()
-        said = process.stdout.readline().decode().strip()
-        return said, "" if said else process.stderr.read(2000).decode("utf-8", "replace").strip()
+            if process.stdout.readline() != b"ready\n":
+                raise OSError(process.stderr.read(2000).decode("utf-8", "replace").strip())
+        finally:
+            fstab.unlink(missing_ok=True)
+            image.unlink(missing_ok=True)  # it lives on for as long as it is mounted
+
+    def _fstab(self, image: Path) -> list[str]:
+        size = self._sizes["tmpfs"]
+        inodes = size // disk.BYTES_PER_INODE + 256
+        safe = "nosuid,nodev,noatime,X-mount.mkdir"
+        lines = [f"lis {VIEW} tmpfs size=256k,mode=0755,{safe}"]
+        if self.disk == "loop":
+            lines.append(f"{_escaped(image)} {VIEW}/disk ext4 loop,{safe}")
+        else:
+            lines.append(f"lis {VIEW}/disk tmpfs size={size},nr_inodes={inodes},mode=0700,{safe}")
+        for name, source in self.sources.items():
+            lines.append(f"{_escaped(source)} {VIEW}/{name} none rbind,X-mount.mkdir")
+        return lines
 
     def path(self, name: str) -> Path:
         """Where the jail, started behind `prefix`, finds the source `name`, or `disk`."""
@@ -185,11 +214,21 @@ class Keeper:
             self._fd, self.files = -1, None
 
 
-def _possible() -> list[Mode]:
-    modes: list[Mode] = []
+def _escaped(path: Path) -> str:
+    """As fstab(5) wants it."""
+    text = str(path)
+    for char in "\\ \t\n":
+        text = text.replace(char, f"\\{ord(char):03o}")
+    return text
+
+
+def _possible() -> list[tuple[Mode, Disk]]:
+    kinds: list[tuple[Mode, Disk]] = [("none", "none")]
     have = {tool for tool in ("unshare", "nsenter", "mount", "setpriv") if shutil.which(tool)}
     if {"unshare", "nsenter", "mount"} <= have and VIEW.is_dir():
+        kinds.insert(0, ("user", "tmpfs"))
         if os.geteuid() == 0 and "setpriv" in have:
-            modes.append("root")
-        modes.append("user")
-    return [*modes, "none"]
+            kinds.insert(0, ("root", "tmpfs"))
+            if disk.tools():
+                kinds.insert(0, ("root", "loop"))
+    return kinds

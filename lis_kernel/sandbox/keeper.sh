@@ -1,51 +1,20 @@
-# The keeper of one sandbox, started by sandbox/keeper.py and living as long as the sandbox.
-# It is the process that holds a mount namespace of its own: in there /mnt holds the sandbox's disk,
-# of a bounded size, and the host folders that the jail needs, where an unprivileged user can reach
-# them. And it outlives its owner, by a moment: standard input ends, and it removes what is left.
+# The keeper of one sandbox, started by sandbox/keeper.py and living as long as the sandbox: it holds
+# a mount namespace with the sandbox's disk and sources, and it outlives its owner, by a moment.
 #
-#   keeper.sh FOLDER PYTHON REAPER DISK BYTES TMPFS_BYTES UID [NAME SOURCE]...
+#   keeper.sh FOLDER PYTHON REAPER
 #
-# DISK is `loop` (a file system in a file; for root), `tmpfs`, or `none` for no namespace at all.
-# Prints the kind of disk that came to be and closes standard output; or says why not, and ends.
-folder=$1 python=$2 reaper=$3 disk=$4 bytes=$5 tmpfs_bytes=$6 uid=$7
-shift 7
+# Standard input says `go` once the folder is there, with FOLDER/fstab for what is to be mounted, if
+# anything is; `ready` is the answer. When standard input ends, the owner is gone, however that
+# came: what it left is removed.
+folder=$1 python=$2 reaper=$3
 
-# Nothing is made before the owner says that its folder is there.
 read -r go
-
-make_disk() {
-    if [ "$disk" = loop ]; then
-        truncate -s "$bytes" "$folder/disk.img" &&
-            mke2fs -q -F -t ext4 -O ^has_journal -m 0 -i 16384 \
-                -E "lazy_itable_init=1,nodiscard,root_owner=$uid:$uid" "$folder/disk.img" &&
-            mount -o loop,nosuid,nodev,noatime "$folder/disk.img" /mnt/disk &&
-            rm "$folder/disk.img" && return 0
-        rm -f "$folder/disk.img"
+if [ "$go" ]; then
+    if [ -e "$folder/fstab" ]; then
+        mount --all --fstab "$folder/fstab" || exit 1
     fi
-    inodes=$((tmpfs_bytes / 16384 + 256))
-    mount -t tmpfs -o "size=$tmpfs_bytes,nr_inodes=$inodes,mode=0700,nosuid,nodev" lis /mnt/disk &&
-        chown "$uid:$uid" /mnt/disk && return 3
-    return 1
-}
-
-if [ "$go" ] && [ "$disk" != none ]; then
-    mount -t tmpfs -o size=256k,mode=0755,nosuid,nodev lis /mnt || exit 1
-    mkdir /mnt/disk
-    make_disk & # side by side with the binds below
-    making=$!
-    while [ $# -gt 0 ]; do
-        if [ -d "$2" ]; then mkdir "/mnt/$1"; else : >"/mnt/$1"; fi
-        mount --rbind "$2" "/mnt/$1" || exit 1
-        shift 2
-    done
-    wait "$making"
-    case $? in
-    0) disk=loop ;;
-    3) disk=tmpfs ;;
-    *) exit 1 ;;
-    esac
+    echo ready
 fi
-[ "$go" ] && echo "$disk"
 exec >&- 2>&-
-read -r _ # returns when the owner's end is closed, whatever closed it
+read -r _
 exec "$python" -I -S "$reaper" "$folder"

@@ -17,10 +17,11 @@ from lis_kernel.config import Limits
 from lis_kernel.sandbox.cgroup import Kind
 from lis_kernel.sandbox.keeper import Keeper
 
-__all__ = ["DiskWatch", "amount", "held", "rlimits"]
+__all__ = ["DiskWatch", "held", "rlimits"]
 
-FULL_BYTES = 64 << 10
-"""A disk with less room than this is full: no program asks for single bytes."""
+FULL_BYTES = 2 << 20
+"""A disk with less room than this, or than 1/64 of it, is full: ext4 keeps some back, and no
+program asks for single bytes."""
 WATCHED_FILES = 200_000
 """Most files that the watch counts; a sandbox that made more is over its limit too."""
 
@@ -79,15 +80,8 @@ def is_full(files: Path) -> bool:
         room = os.statvfs(files)
     except OSError:
         return False
-    return room.f_bavail * room.f_frsize < FULL_BYTES or (room.f_files > 0 and room.f_ffree == 0)
-
-
-def amount(size: int) -> str:
-    """`2 GiB`, `256 MiB`: bytes in words."""
-    for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
-        if size >= unit:
-            return f"{size / unit:.1f}".removesuffix(".0") + f" {name}"
-    return f"{size} bytes"
+    full = min(FULL_BYTES, room.f_blocks * room.f_frsize // 64)
+    return room.f_bavail * room.f_frsize < full or (room.f_files > 0 and room.f_ffree == 0)
 
 
 class DiskWatch:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import subprocess
 from pathlib import Path
@@ -30,7 +31,7 @@ def make(target: Path, size: int) -> None:
     """
     template = target.parent.parent / f".disk-{size}.ext4"
     if not template.exists():
-        partial = template.with_name(f"{template.name}.{os.getpid()}")
+        partial = template.with_name(f"{template.name}.{secrets.token_hex(4)}")
         try:
             _format(partial, size)
             partial.replace(template)

@@ -128,13 +128,15 @@ class Keeper:
                 break
             except OSError as error:
                 log.info("no keeper of kind %s, %s here: %s", self.mode, self.disk, error)
-                self.close()
+                failed = self._process
                 self._queue.pop(0)
+                if self._queue:
+                    _kinds[:] = self._queue
+                    self._spawn()
+                _end(failed)  # after the next one began: never is there no keeper
                 if not self._queue:
                     why = f"the sandbox's keeper cannot be started: {error}"
                     raise SandboxError(why) from error
-                _kinds[:] = self._queue
-                self._spawn()
         if self.mode != "none":
             _kinds[:] = _kinds or self._queue
             flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -200,18 +202,24 @@ class Keeper:
 
     def close(self) -> None:
         """End it without its clean-up: the caller did that. May be called twice."""
-        if self._process is not None:
-            process, self._process = self._process, None
-            process.kill()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(5)  # an ended namespace writes its disk out first
-            for stream in (process.stdin, process.stdout, process.stderr):
-                if stream is not None:
-                    with contextlib.suppress(OSError):
-                        stream.close()
+        process, self._process = self._process, None
+        _end(process)
         if self._fd >= 0:
             os.close(self._fd)
             self._fd, self.files = -1, None
+
+
+def _end(process: subprocess.Popen[bytes] | None) -> None:
+    """Kill a keeper: whoever does so has removed what it would, or started another."""
+    if process is None:
+        return
+    process.kill()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(5)  # an ended namespace writes its disk out first
+    for stream in (process.stdin, process.stdout, process.stderr):
+        if stream is not None:
+            with contextlib.suppress(OSError):
+                stream.close()
 
 
 def _escaped(path: Path) -> str:

@@ -7,13 +7,13 @@
 # anything is; `ready` is the answer. When standard input ends, the owner is gone, however that
 # came: what it left is removed.
 folder=$1 python=$2 reaper=$3
+trap '' PIPE INT TERM HUP # the owner may be gone before it hears us
 
 read -r go
 if [ "$go" ]; then
-    if [ -e "$folder/fstab" ]; then
-        mount --all --fstab "$folder/fstab" || exit 1
+    if [ ! -e "$folder/fstab" ] || mount --all --fstab "$folder/fstab"; then
+        echo ready
     fi
-    echo ready
 fi
 exec >&- 2>&-
 read -r _

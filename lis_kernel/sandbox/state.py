@@ -15,6 +15,7 @@ import os
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -224,8 +225,13 @@ def owner_alive(folder: Path) -> bool | None:
 def sweep(base: Path) -> None:
     """Remove what dead owners left, should their keepers have died as well."""
     for entry in base.iterdir():
-        if owner_alive(entry) is False:
-            reap(entry)
+        # one that is being made has its lock in a moment
+        try:
+            young = entry.name[0] == "." and time.time() - entry.lstat().st_mtime < 60
+        except OSError:
+            continue
+        if not young and owner_alive(entry) is False:
+            reap(entry.with_name(entry.name.lstrip(".")))
 
 
 def _open_beneath(root: Path, steps: list[str], flags: int = 0) -> int | None:

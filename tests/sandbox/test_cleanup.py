@@ -1,4 +1,4 @@
-"""Nothing of a sandbox outlives its owner, whatever killed that: processes, mounts, groups, files."""
+"""Nothing of a sandbox outlives its owner: no process, mount, control group, socket or file."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def said():
 base.new_folder = said
 
 async def one():
-    sandbox = BubblewrapSandbox(SandboxConfig(), Limits(disk_bytes=64 << 20, memory_bytes=256 << 20))
+    limits = Limits(disk_bytes=64 << 20, memory_bytes=256 << 20)
+    sandbox = BubblewrapSandbox(SandboxConfig(), limits)
     await sandbox.start()
     await sandbox.launch_kernel()
     print("ready", flush=True)
@@ -158,11 +159,13 @@ def test_clean_all_ends_the_living(runtime) -> None:
     name = [process.stdout.readline().strip() for _ in range(3)][1]
     try:
         CliRunner().invoke(app, ["clean", "--all"])
-        assert gone({name}, runtime) == []
+        assert not (runtime / name).exists()
+        assert members(name, []) == set()
         assert process.poll() is None
     finally:
         process.kill()
         process.wait()
+    assert gone({name}, runtime) == []  # the disk was open in the owner
 
 
 def test_ps_and_clean_without_sandboxes(runtime) -> None:

@@ -57,9 +57,7 @@ class StateDir:
     """One sandbox's folder. Made by a backend's `start`, removed by its `stop`.
 
     Args:
-        folder: from `new_folder`.
-        disk: where the sandbox's files lie instead, empty yet.
-        uid: who owns them, if not we.
+        folder: from `new_folder`, to be furnished by the caller; None for one that is furnished.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -74,6 +72,8 @@ class StateDir:
         fcntl.flock(self._owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.write(self._owner, str(os.getpid()).encode())
         making.rename(self.root)
+        if folder is None:
+            self.furnish()
 
     def furnish(self, disk: Path | None = None, uid: int | None = None) -> None:
         """Make the sandbox's own folders: on `disk` if there is one, owned by `uid` if not us."""

@@ -44,11 +44,7 @@ KNOWN: dict[str, dict[str, str]] = {
         ],
         "local has no walls; that is what it is for",
     ),
-    "bubblewrap": {
-        "a_full_disk_is_an_error_and_a_verdict": "no disk limit yet",
-        "too_many_processes_are_a_verdict": "no process limit yet",
-        "out_of_memory_is_a_verdict": "no memory limit yet",
-    },
+    "bubblewrap": {},
     "docker": {},
     "podman": {},
 }

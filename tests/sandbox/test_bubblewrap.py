@@ -154,7 +154,8 @@ async def test_forbidden_namespaces_end_with_the_setting_and_the_fix(monkeypatch
     fake = tmp_path / "bwrap"
     real = bubblewrap.find_bwrap()
     fake.write_text(
-        f"#!/bin/sh\nexec {real} --unshare-user --bind / / --dev /dev --proc /proc sh -c "
+        f"#!/bin/sh\nexec {real} --unshare-user --uid 0 --cap-add ALL --bind / / --dev /dev "
+        "--proc /proc sh -c "
         f'\'echo 0 > /proc/sys/user/max_user_namespaces; exec {real} "$@"\' sh "$@"\n'
     )
     fake.chmod(0o755)

@@ -155,8 +155,11 @@ class StateDir:
         fd = _open_beneath(root, rest)
         if fd is None:
             return None
+        if not stat.S_ISREG(os.fstat(fd).st_mode):  # a folder cannot even become a file object
+            os.close(fd)
+            return None
         with os.fdopen(fd, "rb") as file:
-            return file.read(limit) if stat.S_ISREG(os.fstat(fd).st_mode) else None
+            return file.read(limit)
 
     def collect(self, path: str, target: Path, limit: int) -> tuple[list[str], list[str]]:
         """Copy the regular files below `path` out; see `protocols.Sandbox.collect`."""

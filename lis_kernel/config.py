@@ -13,12 +13,20 @@ from typing import Any, Literal
 from platformdirs import user_data_path
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["Budget", "Limits", "ModelConfig", "RunConfig", "SandboxConfig", "data_dir"]
+__all__ = ["Budget", "Limits", "ModelConfig", "RunConfig", "SandboxConfig", "amount", "data_dir"]
 
 
 def data_dir() -> Path:
     """Where weights and sandbox images are kept; `LIS_DATA_DIR` moves it."""
     return Path(os.environ.get("LIS_DATA_DIR") or user_data_path("lis_kernel"))
+
+
+def amount(size: int) -> str:
+    """`2 GiB`, `256 MiB`: bytes in words."""
+    for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+        if size >= unit:
+            return f"{size / unit:.1f}".removesuffix(".0") + f" {name}"
+    return f"{size} bytes"
 
 
 class Config(BaseModel):

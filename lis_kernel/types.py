@@ -213,7 +213,8 @@ class CellResult(Value):
     `status` is the kernel's: `ok` or `error`, or `timeout` when the cell was stopped by us, or
     `died` when the kernel ended under it. `execution_count` is None when no reply came.
     `restarted` says that the kernel had to be replaced and its variables are gone. `verdict` names
-    the limit that the cell ran into, as far as the sandbox can tell.
+    the limit that the cell ran into, as far as the sandbox can tell, and `limit` says how much that
+    is, in words ("2 GiB").
     """
 
     outputs: tuple[Output, ...] = ()
@@ -222,6 +223,7 @@ class CellResult(Value):
     seconds: float = 0.0
     restarted: bool = False
     verdict: Verdict | None = None
+    limit: str = ""
 
 
 class Observation(Value):

@@ -181,6 +181,7 @@ class _Run:
         self.recorder = Recorder(self.folder.notebook, self._metadata())
         self.call_ids: set[str] = set()
         self.nudges = Nudges() if self.protocol == "blocks" else None
+        self.verdicts: dict[str, int] = {}
 
     def _metadata(self) -> dict[str, Any]:
         return {
@@ -320,6 +321,7 @@ class _Run:
             files=files,
             refused=refused,
             usage=usage.model_dump(),
+            verdicts=self.verdicts,
             turns=self.meter.turns,
             seconds=seconds,
         )
@@ -365,6 +367,8 @@ class _Run:
         except BaseException as error:
             self.recorder.finish(status=_cut(error))
             raise
+        # a start may have had to do with less than was tried first
+        self.recorder.notebook["metadata"][KEY]["sandbox"] = dict(self.sandbox.describe())
         setup["execution_count"] = result.execution_count
         self.recorder.finish(seconds=result.seconds, status=result.status)
         return messages
@@ -546,7 +550,10 @@ class _Run:
                 source, on_output=lambda output: self.tell(events.CallOutput(output))
             )
         except BaseException as error:
-            self._finish(cell, call, CellResult(outputs=self.session.partial, status=_cut(error)))
+            cut = CellResult(
+                outputs=self.session.partial, status=_cut(error), verdict=self.session.verdict
+            )
+            self._finish(cell, call, cut)
             raise
         return self._finish(cell, call, result)
 
@@ -569,11 +576,15 @@ class _Run:
             is_error=seen.is_error,
             truncated=seen.truncated,
             restarted=result.restarted,
+            verdict=result.verdict,
+            limit=result.limit,
             done=seen.done,
             observation_sha256=hashlib.sha256(seen.text.encode()).hexdigest(),
             **({"network": [attempt.model_dump() for attempt in network]} if network else {}),
             **({"hint": hint} if hint else {}),
         )
+        if result.verdict is not None:
+            self.verdicts[result.verdict] = self.verdicts.get(result.verdict, 0) + 1
         self.tell(events.CallFinished(result, seen))
         if note := refused_hosts(network):
             self.tell(events.Note(note))

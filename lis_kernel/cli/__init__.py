@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from lis_kernel.cli import doctor, image, kernel, kernelspec, model, run, show
+from lis_kernel.cli import doctor, image, kernel, kernelspec, model, run, sandboxes, show
 from lis_kernel.errors import ConfigError, LisKernelError, ModelError, SandboxError
 
 __all__ = ["app", "main"]
@@ -28,6 +28,8 @@ app = typer.Typer(
 app.command("run", no_args_is_help=True)(run.run)
 app.command("show", no_args_is_help=True)(show.show)
 app.command("doctor")(doctor.doctor)
+app.command("ps")(sandboxes.ps)
+app.command("clean")(sandboxes.clean)
 app.add_typer(model.app, name="model")
 app.add_typer(image.app, name="image")
 app.add_typer(kernelspec.app, name="kernelspec")

@@ -3,12 +3,14 @@
 The first code of ours that runs in the box. It starts ipykernel on the ipc sockets that the host
 named, with output caps, without history and debugger (40-80 ms and 10 MB), writes one byte to the
 `ready` descriptor when the sockets answer, and ends when the host's end of the `owner` pipe closes.
-Before that it tests the network's wall, and ends with a sentence if there is none.
+First of all it puts up the walls that a process puts up around itself: rlimits and Landlock. Then
+it tests the network's wall, and ends with a sentence if there is none.
 """
 
 import json
 import logging
 import os
+import resource
 import sys
 import threading
 import types
@@ -29,6 +31,19 @@ def _end_with(owner_fd):
         os.read(owner_fd, 1)
     finally:
         os._exit(1)
+
+
+def _put_up_walls(boot):
+    """Hard limits for this process and all that follow; Landlock before there is a thread."""
+    for name, value in (boot.get("rlimits") or {}).items():
+        number = getattr(resource, "RLIMIT_" + name)
+        _, hard = resource.getrlimit(number)
+        most = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(number, (most, most))
+    if boot.get("landlock"):
+        from guest import landlock
+
+        landlock.restrict(**boot["landlock"])
 
 
 def _set_up(shell):
@@ -53,10 +68,11 @@ def _set_up_network(walled, proxy, no_proxy, environment):
 def main(path):
     with open(path) as file:
         boot = json.load(file)
-    if boot.get("owner_fd") is not None:
-        threading.Thread(target=_end_with, args=(boot["owner_fd"],), daemon=True).start()
     # `guest` can be imported, but not our modules by their bare names
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    _put_up_walls(boot)
+    if boot.get("owner_fd") is not None:
+        threading.Thread(target=_end_with, args=(boot["owner_fd"],), daemon=True).start()
     if boot.get("network") is not None:
         _set_up_network(**boot["network"])
     _stub_debugger()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import signal
 import time
 from collections.abc import Callable
 from typing import Any, cast
@@ -19,11 +20,11 @@ import zmq.asyncio
 from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.connect import KernelConnectionInfo
 
-from lis_kernel.config import Limits
+from lis_kernel.config import Limits, amount
 from lis_kernel.errors import KernelDied, SandboxLost, StartTimeout
 from lis_kernel.kernel.outputs import OutputCollector
 from lis_kernel.protocols import KernelProcess, Sandbox
-from lis_kernel.types import CellResult, Output
+from lis_kernel.types import CellResult, Output, Verdict
 
 __all__ = ["KernelSession"]
 
@@ -77,6 +78,8 @@ class KernelSession:
         self._cell: _Cell | None = None
         self._collector = OutputCollector(0)
         self._welcome = asyncio.Event()
+        self.verdict: Verdict | None = None
+        """Of the cell that ran last, also if `execute` did not return."""
 
     async def start(self) -> CellResult:
         """Launch the kernel and run the setup cell; the setup cell's result.
@@ -127,10 +130,39 @@ class KernelSession:
             SandboxError, KernelError: the kernel could not be replaced.
         """
         seconds = self.limits.cell_seconds if timeout is None else timeout
+        self.verdict = None
         result = await self._run(source, seconds, on_output)
+        self.verdict = await self._judge(result)
         if result.restarted:
             await self.start()
-        return result
+        limit = "" if self.verdict is None else self._limit(self.verdict, seconds)
+        return result.model_copy(update={"verdict": self.verdict, "limit": limit})
+
+    async def _judge(self, result: CellResult) -> Verdict | None:
+        """Which limit the cell ran into: our clock's, the sandbox's, or an end by SIGKILL."""
+        verdict = self.sandbox.verdict()
+        if result.status == "timeout":
+            return "timeout"
+        if verdict is None and result.status == "died" and self._process is not None:
+            status = await self._process.wait()
+            return "killed" if status in (-signal.SIGKILL, 128 + signal.SIGKILL) else None
+        return verdict
+
+    def _limit(self, verdict: Verdict, seconds: float) -> str:
+        """How much the limit is, as the model is told."""
+        held = self.sandbox.describe().get("limits", {})
+        disk = held.get("disk_bytes", self.limits.disk_bytes)
+        if isinstance(disk, dict):
+            disk = disk["limit"]
+        if disk is None:  # not bounded by us
+            disk = self.limits.disk_bytes
+        return {
+            "oom": amount(self.limits.memory_bytes),
+            "disk_full": amount(disk),  # a disk in memory may have had to be smaller
+            "pids": f"{self.limits.pids} processes and threads",
+            "timeout": f"{seconds:g} s",
+            "killed": "",
+        }[verdict]
 
     @property
     def partial(self) -> tuple[Output, ...]:

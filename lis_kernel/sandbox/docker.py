@@ -183,6 +183,7 @@ class DockerSandbox(ProcessSandbox):
         pid1, spec = self._pid1, self._spec
         if pid1 is None or spec is None or pid1.lost.is_set():
             raise SandboxLost("the container has ended")
+        pid1.clear_out()
         run = self.state.root / "run"
         clear(run)
         boot = Boot("/testbed", self.caps, self.key, self.setup)

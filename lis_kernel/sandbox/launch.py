@@ -14,11 +14,12 @@ import os
 import signal
 import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from lis_kernel.errors import SandboxError, StartTimeout
+from lis_kernel.sandbox.reaper import remove_tree
 from lis_kernel.sandbox.state import StateDir
 
 __all__ = [
@@ -74,6 +75,11 @@ class GuestProcess:
         self._log = log
 
     @property
+    def pid(self) -> int:
+        """Of the outermost process; it leads a process group of its own."""
+        return self._process.pid
+
+    @property
     def alive(self) -> bool:
         return self._process.returncode is None
 
@@ -86,12 +92,16 @@ class GuestProcess:
             os.close(self._owner)
             self._owner = -1
         if self.alive:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+            _kill_group(self._process.pid)
 
     def log(self) -> str:
         """The last lines that the process itself wrote, for error messages."""
         return last_words(self._log)
+
+
+def _kill_group(leader: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)
 
 
 def last_words(log: Path) -> str:
@@ -112,6 +122,7 @@ class Boot:
     `cwd` is its first directory, `caps` are its output caps, `key` signs its messages. `setup`
     brings in the shell and the editor, for notebooks without a setup cell; `network` is what
     `Network.guest` says; `packages` asks for an environment that `pip install` can write.
+    `rlimits` and `landlock` are the walls that the guest puts up itself.
     """
 
     cwd: str
@@ -120,6 +131,8 @@ class Boot:
     setup: bool = False
     network: Mapping[str, Any] | None = None
     packages: bool = False
+    rlimits: Mapping[str, int] = field(default_factory=dict)
+    landlock: Mapping[str, Any] | None = None
 
 
 async def launch(
@@ -131,44 +144,68 @@ async def launch(
     run_inside: str,
     boot: Boot,
     env: Mapping[str, str],
+    pass_fds: Sequence[int] = (),
 ) -> GuestProcess:
     """Run `prefix + python guest/boot.py` and wait until its kernel answers.
 
-    `run_inside` is where the sandbox sees the state dir's `run` folder.
+    `run_inside` is where the sandbox sees the `run` folder of its files.
 
     Raises:
         SandboxError: the process ended before it was ready; the message holds its last words.
         StartTimeout: it said nothing for a minute.
     """
-    run = state.root / "run"
-    ready_read, ready_write = os.pipe()
-    owner_read, owner_write = os.pipe()
-    info = prepare(run, run_inside, boot, ready_fd=ready_write, owner_fd=owner_read)
-    log = run / "kernel.log"
-    log.unlink(missing_ok=True)  # the sandbox may have left a symlink there
-    try:
-        with log.open("xb") as out:
-            process = await asyncio.create_subprocess_exec(
+    run = state.files / "run"
+    with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
+        ready_read, ready_write = os.pipe()
+        owner_read, owner_write = os.pipe()
+        for fd, stack in (
+            (ready_read, ours),
+            (owner_write, ours),
+            (ready_write, theirs),
+            (owner_read, theirs),
+        ):
+            stack.callback(os.close, fd)
+        try:
+            info = prepare(run, run_inside, boot, ready_fd=ready_write, owner_fd=owner_read)
+            log = state.create("kernel.log")
+            theirs.callback(os.close, log)
+            process = await _spawn(
                 *prefix,
                 python,
                 f"{guest}/boot.py",
                 f"{run_inside}/boot.json",
                 stdin=asyncio.subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
+                stdout=log,
+                stderr=log,
                 env=dict(env),
-                pass_fds=(ready_write, owner_read),
+                pass_fds=(ready_write, owner_read, *pass_fds),
                 start_new_session=True,
             )
-    except OSError as error:
-        for fd in (ready_read, ready_write, owner_read, owner_write):
-            os.close(fd)
-        raise SandboxError(f"cannot start {prefix[0] if prefix else python}: {error}") from error
-    os.close(ready_write)
-    os.close(owner_read)
-    guest_process = GuestProcess(process, {**info, "ip": str(run / "k")}, owner_write, log)
+        except OSError as error:
+            what = prefix[0] if prefix else python
+            raise SandboxError(f"cannot start {what}: {error}") from error
+        ours.pop_all()  # `wait_ready` and the process close them
+    facts = {**info, "ip": str(run / "k")}
+    guest_process = GuestProcess(process, facts, owner_write, run / "kernel.log")
     await wait_ready(guest_process, ready_read)
     return guest_process
+
+
+async def _spawn(*argv: str, **options: Any) -> asyncio.subprocess.Process:
+    """Start a process group; a cancel waits until it has begun, and kills all of it.
+
+    asyncio itself would kill the outermost process alone, and a jail's inner ones would hang.
+    """
+    starting = asyncio.create_task(asyncio.create_subprocess_exec(*argv, **options))
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        while not starting.done():  # takes a moment: another cancel must not make it a leak
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({starting})
+        if not starting.cancelled() and starting.exception() is None:
+            _kill_group(starting.result().pid)
+        raise
 
 
 def prepare(
@@ -178,9 +215,8 @@ def prepare(
 
     The descriptors have these numbers in the kernel's process.
     """
-    for old in run.glob("k-*"):  # a restart: the dead kernel's sockets
-        with contextlib.suppress(OSError):  # not a socket, but a folder
-            old.unlink()
+    for old in run.glob("k-*"):  # a restart: the dead kernel's sockets, or what a cell made there
+        remove_tree(old)
     info: dict[str, Any] = {
         "transport": "ipc",
         "shell_port": 1,
@@ -201,7 +237,7 @@ def prepare(
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
     """Write a file anew: the sandbox may have put a symlink in its place."""
-    path.unlink(missing_ok=True)
+    remove_tree(path)
     with path.open("x") as file:
         json.dump(content, file)
     path.chmod(0o644)

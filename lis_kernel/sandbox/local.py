@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from lis_kernel.errors import SandboxUnavailable
-from lis_kernel.sandbox.base import ProcessSandbox
 from lis_kernel.sandbox.launch import GUEST, Boot, GuestProcess, launch
+from lis_kernel.sandbox.walled import WalledSandbox
 
 __all__ = ["LocalSandbox"]
 
@@ -23,10 +23,11 @@ WARNING = (
 )
 
 
-class LocalSandbox(ProcessSandbox):
+class LocalSandbox(WalledSandbox):
     """A kernel in this interpreter's environment; its testbed lies in the state folder."""
 
     backend: ClassVar[str] = "local"
+    isolated: ClassVar[bool] = False
 
     async def start(self) -> None:
         """Raises: SandboxUnavailable: an allow-list was asked for, which nothing here can hold."""
@@ -41,19 +42,21 @@ class LocalSandbox(ProcessSandbox):
     async def _launch(self) -> GuestProcess:
         root = self.state.root
         env = {k: v for k, v in os.environ.items() if k != "JPY_PARENT_PID"}
-        env.update(LIS_TESTBED=str(root / "testbed"), PYTHONHASHSEED="0")
+        env.update(self._environment(), LIS_TESTBED=str(root / "testbed"), PYTHONHASHSEED="0")
         return await launch(
-            [],
+            self._enter(),
             self.state,
             python=sys.executable,
             guest=str(GUEST),
             run_inside=str(root / "run"),
-            boot=Boot(str(root / "testbed"), self.caps, self.key, self.setup),
+            boot=Boot(
+                str(root / "testbed"), self.caps, self.key, self.setup, rlimits=self._rlimits()
+            ),
             env=env,
         )
 
     def describe(self) -> Mapping[str, Any]:
-        facts: dict[str, Any] = {"backend": self.backend, "network": "open"}
+        facts: dict[str, Any] = {**super().describe(), "network": "open"}
         if self._state is not None:
             facts.update(python=sys.version.split()[0], testbed=str(self.state.root / "testbed"))
         return facts

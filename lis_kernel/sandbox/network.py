@@ -21,11 +21,12 @@ from lis_kernel.sandbox.policy import Policy, Rule, forbidden, normal_host, pars
 from lis_kernel.sandbox.proxy import Proxy, resolve
 from lis_kernel.types import Attempt
 
-__all__ = ["CA_INSIDE", "OPEN_WARNING", "Network"]
+__all__ = ["CA", "CA_INSIDE", "OPEN_WARNING", "Network"]
 
-CA_INSIDE = "/etc/lis-ca.pem"
+CA = "lis-ca.pem"
+CA_INSIDE = f"/etc/{CA}"
 SOCKET = "proxy.sock"
-"""In the run folder."""
+"""In the run folder; only the sandbox's processes, and we, may connect."""
 CA_VARIABLES = ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 MAX_CA = 8_000_000
 CERTIFICATE = re.compile(
@@ -75,8 +76,10 @@ class Network:
     def __str__(self) -> str:
         return str(self.policy)
 
-    async def start(self, root: Path) -> None:
-        """Read pip's index if asked for, and listen at `run/proxy.sock` below `root`.
+    async def start(self, public: Path, run: Path, uid: int | None = None) -> None:
+        """Read pip's index if asked for; certificates go to `public`, the proxy's socket to `run`.
+
+        `uid` is the host's uid of the sandbox's processes, if that is not ours.
 
         Raises:
             SandboxUnavailable: `index` was asked for and pip cannot say what that is.
@@ -85,7 +88,7 @@ class Network:
         if policy.kind == "none":
             self._environment["PIP_NO_INDEX"] = "1"  # else pip tries for half a minute
             return
-        await asyncio.to_thread(self._carry_ca, root / "ca.pem")
+        await asyncio.to_thread(self._carry_ca, public / CA)
         if policy.kind == "open":
             self._say(OPEN_WARNING)
             return
@@ -94,7 +97,9 @@ class Network:
         if name := next((n for n in ("https_proxy", "HTTPS_PROXY") if os.environ.get(n)), None):
             self._say(f"the sandbox's requests go out directly: {name} of this host is not used")
         self._proxy = Proxy(policy)
-        await self._proxy.start(root / "run" / SOCKET)
+        await self._proxy.start(run / SOCKET)
+        if uid is not None:
+            os.chown(run / SOCKET, uid, uid)
 
     def guest(self, run_inside: str) -> dict[str, Any]:
         """What boot.py is told: to test the wall, where the proxy is, the environment."""

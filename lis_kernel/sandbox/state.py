@@ -1,28 +1,32 @@
 """The host's side of a sandbox's files: one private folder a sandbox, and safe ways in and out.
 
-`<runtime dir>/<8 hex>/` holds what the sandbox may write (`testbed`, `tmp`, `home`) and its sockets
-(`run`). An exclusive lock on `owner` says that its owner lives; folders of dead owners are swept
-when the next one is made. What comes out is hostile: no path is followed through a symlink, and
-only regular files are opened.
+`<runtime dir>/<8 hex>/` is a sandbox's folder: a record of what it is, and an exclusive lock on
+`owner` that says that its owner lives; what dead owners left is swept when the next one is made.
+`files` holds what the sandbox may write (`testbed`, `tmp`, `home`, `shm`) and its sockets (`run`):
+in the folder, or on the disk of the sandbox's keeper. What comes out is hostile: no path is
+followed through a symlink, and only regular files are opened.
 """
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
+import json
 import os
 import secrets
 import shutil
 import stat
-import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from lis_kernel.errors import SandboxError
+from lis_kernel.sandbox.keeper import UID_BITS
+from lis_kernel.sandbox.reaper import RECORD, reap, remove_tree
 
-__all__ = ["StateDir"]
+__all__ = ["StateDir", "new_folder", "owner_alive", "runtime_dir"]
 
-DIRECTORIES = ("testbed/input", "testbed/documents", "testbed/output", "tmp", "home", "run")
+DIRECTORIES = ("testbed/input", "testbed/documents", "testbed/output", "tmp", "home", "run", "shm")
 MAX_FILES = 10_000
 """Most files that are taken out of one sandbox."""
 MAX_DEPTH = 50
@@ -44,23 +48,73 @@ def runtime_dir() -> Path:
     return root
 
 
-class StateDir:
-    """One sandbox's folder. Made by a backend's `start`, removed by its `stop`."""
+def new_folder() -> Path:
+    """A folder's name for a new sandbox; what dead owners left beside it is swept first."""
+    base = runtime_dir()
+    sweep(base)
+    return base / f"{secrets.randbits(UID_BITS):08x}"
 
-    def __init__(self) -> None:
-        base = runtime_dir()
-        sweep(base)
-        self.name = secrets.token_hex(4)
+
+class StateDir:
+    """One sandbox's folder. Made by a backend's `start`, removed by its `stop`.
+
+    Args:
+        folder: from `new_folder`, to be furnished by the caller; None for one that is furnished.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.root = folder or new_folder()
+        self.name = self.root.name
+        self.files = self.root
+        self._uid = -1
         # made under another name until the lock is held, so that no sweep can take it for dead
-        making = base / f".{self.name}"
+        making = self.root.with_name(f".{self.name}")
         making.mkdir(mode=0o700)
-        for directory in DIRECTORIES:
-            (making / directory).mkdir(mode=0o700, parents=True)
         self._owner = os.open(making / "owner", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.write(self._owner, str(os.getpid()).encode())
-        self.root = base / self.name
         making.rename(self.root)
+        if folder is None:
+            self.furnish()
+
+    def furnish(self, disk: Path | None = None, uid: int | None = None) -> None:
+        """Make the sandbox's own folders: on `disk` if there is one, owned by `uid` if not us."""
+        self.files = disk or self.root
+        self._uid = -1 if uid is None else uid
+        for directory in DIRECTORIES:
+            path = self.files
+            for step in directory.split("/"):
+                path = path / step
+                if not path.is_dir():
+                    path.mkdir(mode=0o700)
+                    self._hand_over(path)
+
+    def record(self, facts: dict[str, Any]) -> None:
+        """Write down what `lis ps` and the reaper must know, in one step."""
+        partial = self.root / f"{RECORD}.partial"
+        partial.write_text(json.dumps(facts, indent=1), "utf-8")
+        partial.replace(self.root / RECORD)
+
+    def _hand_over(self, path: Path) -> None:
+        if self._uid >= 0:
+            os.chown(path, self._uid, self._uid, follow_symlinks=False)
+
+    def give_all(self, uid: int) -> None:
+        """Let `uid` own every file there is; call while nothing runs in the sandbox."""
+        self._uid = uid
+        for place, folders, names in os.walk(self.files):
+            for name in (*folders, *names):
+                self._hand_over(Path(place, name))
+        os.chown(self.files, uid, uid)
+
+    def create(self, name: str) -> int:
+        """A new file in `run`, open; call while nothing runs in the sandbox."""
+        path = self.files / "run" / name
+        remove_tree(path)  # whatever the kernel before made of it
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(path, flags, 0o600)
+        self._hand_over(path)
+        return fd
 
     def host_path(self, path: str) -> tuple[Path, list[str]]:
         """The writable root that holds the sandbox's absolute `path`, and the steps below it."""
@@ -71,19 +125,29 @@ class StateDir:
                 rest = list(parts[len(steps) :])
                 if ".." in rest:
                     break
-                return self.root / directory, rest
+                return self.files / directory, rest
         raise SandboxError(f"{path!r} is not in a writable folder of the sandbox: {list(MOUNTS)}")
 
     def put(self, source: Path, target: str) -> None:
         """Copy a host file or folder into the sandbox; call before hostile code has run."""
         root, rest = self.host_path(target)
         destination = root.joinpath(*rest)
-        destination.parent.mkdir(parents=True, exist_ok=True)
+        above = root
+        for step in rest[:-1]:
+            above = above / step
+            if not above.is_dir():
+                above.mkdir()
+                self._hand_over(above)
         if source.is_dir():
             shutil.copytree(source, destination, dirs_exist_ok=True, ignore_dangling_symlinks=True)
+            for place, _, names in os.walk(destination):
+                self._hand_over(Path(place))
+                for name in names:
+                    self._hand_over(Path(place, name))
         else:
             shutil.copyfile(source, destination)
             destination.chmod(0o755 if os.access(source, os.X_OK) else 0o644)
+            self._hand_over(destination)
 
     def read(self, path: str, limit: int) -> bytes | None:
         """At most `limit` bytes of a regular file, or None; no symlink is followed."""
@@ -91,7 +155,7 @@ class StateDir:
         fd = _open_beneath(root, rest)
         if fd is None:
             return None
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        if not stat.S_ISREG(os.fstat(fd).st_mode):  # a folder cannot even become a file object
             os.close(fd)
             return None
         with os.fdopen(fd, "rb") as file:
@@ -133,7 +197,7 @@ class StateDir:
 
     def remove(self) -> None:
         """Delete the folder; may be called twice."""
-        _remove(self.root)
+        remove_tree(self.root)
         if self._owner >= 0:
             os.close(self._owner)
             self._owner = -1
@@ -143,32 +207,31 @@ MOUNTS = {"/testbed": "testbed", "/tmp": "tmp", "/home/user": "home"}
 """The sandbox's writable folders and where they lie below a state dir."""
 
 
+def owner_alive(folder: Path) -> bool | None:
+    """Whether the owner's lock is held; None if that cannot be told (not ours, or no folder)."""
+    try:
+        fd = os.open(folder / "owner", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
 def sweep(base: Path) -> None:
-    """Remove the folders whose owner is dead: nobody holds their lock."""
+    """Remove what dead owners left, should their keepers have died as well."""
     for entry in base.iterdir():
-        if entry.name.startswith("."):  # being made: its lock is not held yet
-            continue
+        # one that is being made has its lock in a moment
         try:
-            fd = os.open(entry / "owner", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            young = entry.name[0] == "." and time.time() - entry.lstat().st_mtime < 60
         except OSError:
             continue
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            continue
-        else:
-            _remove(entry)
-        finally:
-            os.close(fd)
-
-
-def _remove(root: Path) -> None:
-    """Delete a folder, however deep it is and whatever modes the sandbox gave its parts."""
-    with contextlib.suppress(RecursionError):
-        shutil.rmtree(root, ignore_errors=True)
-    if root.exists():
-        for command in (["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
-            subprocess.run([*command, "--", root], capture_output=True, check=False)
+        if not young and owner_alive(entry) is False:
+            reap(entry.with_name(entry.name.lstrip(".")))
 
 
 def _open_beneath(root: Path, steps: list[str], flags: int = 0) -> int | None:

@@ -121,11 +121,26 @@ def _status(result: CellResult, code: int | None) -> Iterator[str]:
         yield "[interrupted: the cell was stopped; output until then:]"
     else:
         yield f"[{result.status}]" if code is None else f"[exit code {code}]"
+        yield from _limit(result)
         return
+    yield from _limit(result)
     if result.restarted:
         yield "The kernel was restarted: files are kept, variables and the shell's state are gone."
     elif result.status != "died":
         yield "The kernel goes on: files and variables are kept."
+
+
+def _limit(result: CellResult) -> Iterator[str]:
+    """Which of the sandbox's limits the cell ran into; a `timeout` stands in the status."""
+    limit = f" of {result.limit}" if result.limit else ""
+    if result.verdict == "oom":
+        yield f"The sandbox's memory limit{limit} was reached and a process was killed: use less."
+    elif result.verdict == "disk_full":
+        yield f"The sandbox's disk limit{limit} is reached: delete files before writing more."
+    elif result.verdict == "pids":
+        yield f"The sandbox's limit{limit} was reached: no more could be started."
+    elif result.verdict == "killed":
+        yield "The kernel was killed by a signal (SIGKILL)."
 
 
 _FAILED = re.compile(r"^exit (?:code|status) (\d{1,9})\b|\bexit status (\d{1,9})\.?$")

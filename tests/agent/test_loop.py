@@ -791,7 +791,7 @@ async def test_a_hostile_output_folder(tmp_path: Path) -> None:
     make = r"""cd /testbed/output
 ln -s /etc/passwd link; ln -s /testbed/input folder_link; mkfifo pipe
 mkdir -p sub; echo fine > sub/good.txt; ln sub/good.txt hard; echo plain > plain.txt
-truncate -s 5G sparse; echo n > $'new\nline\033[31m'
+truncate -s 1G sparse; echo n > $'new\nline\033[31m'
 mknod device c 1 3 2>/dev/null || true
 python3 -c "import socket; socket.socket(socket.AF_UNIX).bind('socket')"
 echo x > $'bad\xff\xfe'; mkdir locked; echo y > locked/z; chmod 000 locked

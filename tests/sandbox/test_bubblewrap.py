@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 from pathlib import Path
@@ -13,6 +14,7 @@ from lis_kernel.errors import SandboxUnavailable
 from lis_kernel.kernel.session import KernelSession
 from lis_kernel.sandbox import bubblewrap, image
 from lis_kernel.sandbox.bubblewrap import BubblewrapSandbox
+from lis_kernel.sandbox.reaper import members
 
 pytestmark = pytest.mark.bwrap
 
@@ -75,6 +77,7 @@ print(sorted(set(os.listdir("/proc")) & {{str(n) for n in range(100, 100000)}}))
 
 async def test_only_the_working_folders_can_be_written(session) -> None:
     code = """
+import asyncio
 import os
 places = "/ /usr /etc /opt/lis /opt/lis-guest/guest /opt/python /testbed /tmp /home/user"
 for place in places.split():
@@ -154,7 +157,8 @@ async def test_forbidden_namespaces_end_with_the_setting_and_the_fix(monkeypatch
     fake = tmp_path / "bwrap"
     real = bubblewrap.find_bwrap()
     fake.write_text(
-        f"#!/bin/sh\nexec {real} --unshare-user --bind / / --dev /dev --proc /proc sh -c "
+        f"#!/bin/sh\nexec {real} --unshare-user --uid 0 --cap-add ALL --bind / / --dev /dev "
+        "--proc /proc sh -c "
         f'\'echo 0 > /proc/sys/user/max_user_namespaces; exec {real} "$@"\' sh "$@"\n'
     )
     fake.chmod(0o755)
@@ -173,3 +177,27 @@ def test_the_image_names_every_package() -> None:
     names = {package.split("==")[0].lower() for package in built.packages}
     assert {"numpy", "scipy", "sympy", "pandas", "matplotlib", "ipykernel"} <= names
     assert built.digest.startswith("sha256:")
+
+
+async def test_a_cancelled_launch_leaves_no_process() -> None:
+    """Whenever it comes: asyncio alone would kill the outermost process and leave the jail's."""
+    for delay in (0.0, 0.001, 0.01, 0.1):
+        sandbox = BubblewrapSandbox(SandboxConfig(), Limits())
+        await sandbox.start()
+        try:
+            name, before = sandbox.state.name, len(os.listdir("/proc/self/fd"))
+            launching = asyncio.create_task(sandbox.launch_kernel())
+            await asyncio.sleep(delay)
+            launching.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await launching
+            keeper = {sandbox.keeper.pid}
+            for _ in range(100):
+                left = members(name, sandbox._cgroup.paths if sandbox._cgroup else []) - keeper
+                if not left:
+                    break
+                await asyncio.sleep(0.02)
+            assert left == set()
+            assert len(os.listdir("/proc/self/fd")) <= before + 1  # asyncio's own, of its watcher
+        finally:
+            await sandbox.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -101,3 +102,27 @@ async def test_a_wrong_mount_starts_nothing() -> None:
     sandbox = BubblewrapSandbox(SandboxConfig(mounts=("/nowhere:/data",)), Limits())
     with pytest.raises(ConfigError, match="mounts: /nowhere"):
         await sandbox.start()
+
+
+@pytest.mark.bwrap
+async def test_a_mount_that_only_its_owner_may_use_is_reached(tmp_path: Path) -> None:
+    """Also run by root, whose sandboxes are somebody else where no mount forbids it."""
+    said: list[str] = []
+    (tmp_path / "closed").write_text("closed")
+    (tmp_path / "closed").chmod(0o600)
+    for name, host_is_us in (("closed", True), ("open", False)):
+        (tmp_path / "open").write_text("open")
+        config = SandboxConfig(mounts=(f"{tmp_path}/{name}:/one",))
+        sandbox = BubblewrapSandbox(config, Limits(cell_seconds=20), say=said.append)
+        session = KernelSession(sandbox, sandbox.limits, "pass")
+        try:
+            await sandbox.start()
+            await session.start()
+            result = await session.execute("print(open('/one').read())")
+            assert "".join(o.get("text", "") for o in result.outputs).strip() == name
+            us = sandbox.describe()["host_uid"] == os.getuid()
+            assert us == (host_is_us or os.getuid() != 0)
+        finally:
+            await session.close()
+            await sandbox.stop()
+    assert any("as root" in line for line in said) == (os.getuid() == 0)

@@ -223,6 +223,13 @@ async def test_the_way_out_survives_a_restart_and_a_busy_kernel(site: tuple[Path
         assert await made.ask(busy) == "b'hello from the host'"
 
 
+async def test_the_socket_is_the_sandboxes_alone() -> None:
+    async with box("allow=good.example") as made:
+        info = (made.sandbox.state.files / "run" / "proxy.sock").stat()
+        assert info.st_uid == made.sandbox.describe()["host_uid"]
+        assert info.st_mode & 0o777 == 0o600
+
+
 async def test_the_socket_itself_gives_no_more_than_the_forwarder() -> None:
     async with box("allow=good.example") as made:
         said = await made.ask(

@@ -1,0 +1,88 @@
+"""`lis ps` and `lis clean`: the sandboxes of this user, and what dead owners left of theirs.
+
+What they know comes from the record in each sandbox's folder, see `sandbox/state.py`. A dead
+owner's sandbox is removed by its keeper within a second, so `clean` finds something only where the
+keeper was killed too.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from lis_kernel.sandbox.reaper import members, read_record, reap
+from lis_kernel.sandbox.state import owner_alive, runtime_dir
+
+__all__ = ["clean", "ps"]
+
+Json = Annotated[bool, typer.Option("--json", help="A list of objects.")]
+
+
+def ps(as_json: Json = False) -> None:
+    """List this user's sandboxes: id, backend, owner, whether it lives, age and processes."""
+    found = [facts(folder) for folder in folders()]
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    if not found:
+        print("no sandboxes")
+        return
+    table = Table(box=None, pad_edge=False)
+    for title in ("SANDBOX", "BACKEND", "OWNER", "AGE", "PROCESSES", "HOST UID"):
+        table.add_column(title)
+    for row in found:
+        owner = f"{row['owner']}" + ("" if row["alive"] else " (dead)")
+        age = "?" if row["age"] is None else f"{row['age']:.0f} s"
+        uid = "" if row["host_uid"] is None else str(row["host_uid"])
+        table.add_row(row["id"], row["backend"], owner, age, str(row["processes"]), uid)
+    Console(soft_wrap=True).print(table)
+
+
+def clean(
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also end the sandboxes of living owners.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove the sandboxes of dead owners: processes, control groups, mounts and folders."""
+    removed = []
+    for folder in folders():
+        row = facts(folder)
+        if everything or not row["alive"]:
+            reap(folder)
+            removed.append(row)
+    if as_json:
+        print(json.dumps(removed, indent=2))
+    else:
+        print("\n".join(f"removed {row['id']}" for row in removed) or "nothing to remove")
+
+
+def folders() -> list[Path]:
+    """The folders of this user's sandboxes, oldest name first."""
+    base = runtime_dir()
+    return sorted(path for path in base.iterdir() if (path / "owner").is_file())
+
+
+def facts(folder: Path) -> dict[str, Any]:
+    """One row of `lis ps --json`."""
+    record = read_record(folder)
+    created = record.get("created")
+    groups = [Path(path) for path in record.get("cgroups", [])]
+    return {
+        "id": folder.name.lstrip("."),
+        "backend": record.get("backend", "?"),
+        "owner": record.get("owner"),
+        "alive": owner_alive(folder) is not False,
+        "created": created,
+        "age": None if created is None else max(0.0, time.time() - created),
+        "ttl": record.get("ttl"),
+        "processes": len(members(folder.name, groups)),
+        "host_uid": record.get("host_uid"),
+        "folder": str(folder),
+    }

@@ -1,0 +1,127 @@
+"""Which wall holds which limit: rlimits for the guest, the truth for the record, a disk watch.
+
+Between `config.Limits` and what `sandbox/base.py` finds on this machine. Control groups bound the
+sandbox as a whole; where there are none, rlimits bound each process of it, which is second best and
+is called so. The disk watch is for sandboxes whose files lie among ours.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lis_kernel.config import Limits
+from lis_kernel.sandbox.cgroup import Kind
+from lis_kernel.sandbox.keeper import Keeper
+
+__all__ = ["DiskWatch", "held", "rlimits"]
+
+FULL_BYTES = 2 << 20
+"""A disk with less room than this, or than 1/64 of it, is full: ext4 keeps some back, and no
+program asks for single bytes."""
+WATCHED_FILES = 200_000
+"""Most files that the watch counts; a sandbox that made more is over its limit too."""
+
+
+def rlimits(limits: Limits, controllers: set[str], *, alone: bool) -> dict[str, int]:
+    """What `guest/boot.py` sets before anything else: `RLIMIT_` name → value, soft and hard.
+
+    `controllers` are those whose control group holds; `alone` says that the sandbox has a uid or
+    a user namespace of its own, so that its processes can be counted apart from the user's.
+    """
+    values = {"CORE": 0, "NOFILE": limits.open_files, "FSIZE": limits.disk_bytes}
+    if "memory" not in controllers:
+        # not AS: it counts what is reserved and shared too, and stops numpy's threads at 2 GiB
+        values["DATA"] = limits.memory_bytes
+    if "pids" not in controllers and alone and counts_by_namespace():
+        values["NPROC"] = limits.pids
+    return values
+
+
+def counts_by_namespace() -> bool:
+    """Since Linux 5.14 RLIMIT_NPROC counts the processes of one user namespace only."""
+    major, minor = (int(part) for part in platform.release().split(".")[:2])
+    return (major, minor) >= (5, 14)
+
+
+def held(
+    limits: Limits, kind: Kind, controllers: set[str], rlimit: dict[str, int], keeper: Keeper
+) -> dict[str, dict[str, Any]]:
+    """Each limit with its value and what holds it here; None where nothing does."""
+    each = "rlimit, of each process"
+    disk = {
+        "loop": "a file system of this size",
+        "tmpfs": "a tmpfs of this size; its files count as memory",
+        "none": "measured each second, and RLIMIT_FSIZE of each file",
+    }[keeper.disk]
+    rows: dict[str, tuple[Any, str | None]] = {
+        "memory_bytes": (limits.memory_bytes, kind if "memory" in controllers else each),
+        "pids": (
+            limits.pids,
+            kind if "pids" in controllers else "rlimit, per user" if "NPROC" in rlimit else None,
+        ),
+        "cpus": (limits.cpus, kind if "cpu" in controllers else None),
+        "disk_bytes": (keeper.disk_bytes, disk),
+        "open_files": (limits.open_files, each),
+        "core_bytes": (0, each),
+        "cell_seconds": (limits.cell_seconds, "the host's clock"),
+    }
+    if limits.sandbox_seconds is not None:
+        rows["sandbox_seconds"] = (limits.sandbox_seconds, "the host's clock")
+    return {name: {"limit": limit, "held_by": by} for name, (limit, by) in rows.items()}
+
+
+def is_full(files: Path) -> bool:
+    """Whether the disk below `files` has no room, or no inode, left."""
+    try:
+        room = os.statvfs(files)
+    except OSError:
+        return False
+    full = min(FULL_BYTES, room.f_blocks * room.f_frsize // 64)
+    return room.f_bavail * room.f_frsize < full or (room.f_files > 0 and room.f_ffree == 0)
+
+
+class DiskWatch:
+    """Measures what lies below some folders, and says when it is too much.
+
+    `full` is told at a measurement over the limit, but not again until more was written: what the
+    sandbox deletes while it is over the limit is its way out.
+    """
+
+    def __init__(self, folder: Path, limits: Limits, full: Callable[[], None]) -> None:
+        self.folder = folder
+        self.limit = limits.disk_bytes
+        self.full = full
+        self._told = 0
+
+    def measure(self) -> None:
+        """One look; blocks for as long as counting takes."""
+        used = usage(self.folder)
+        if used > max(self.limit, self._told):
+            self._told = used
+            self.full()
+        elif used <= self.limit:
+            self._told = 0
+
+
+def usage(folder: Path) -> int:
+    """Bytes on the disk below `folder`, each hard link counted; symlinks are not followed."""
+    total = count = 0
+    todo = [str(folder)]
+    while todo:
+        try:
+            with os.scandir(todo.pop()) as entries:
+                for entry in entries:
+                    count += 1
+                    if count > WATCHED_FILES:
+                        return 1 << 62
+                    info = entry.stat(follow_symlinks=False)
+                    total += info.st_blocks * 512
+                    if entry.is_dir(follow_symlinks=False):
+                        todo.append(entry.path)
+        except OSError:
+            continue
+    return total

@@ -1,0 +1,25 @@
+"""The sandbox's system call filter: a data file per architecture, made by `generate.py`.
+
+Used by `sandbox/bubblewrap.py`, which hands it to `bwrap --seccomp`. A deny-list: what a program of
+ours may need stays, what only serves to leave the box, or the kernel's rarely walked corners, goes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from pathlib import Path
+
+__all__ = ["digest", "path"]
+
+
+def path(machine: str | None = None) -> Path | None:
+    """The filter for `machine`, by default this one; None where there is none."""
+    found = Path(__file__).with_name(f"{machine or platform.machine()}.bpf")
+    return found if found.is_file() else None
+
+
+def digest() -> str | None:
+    """sha256 of this machine's filter, for the record."""
+    found = path()
+    return None if found is None else f"sha256:{hashlib.sha256(found.read_bytes()).hexdigest()}"

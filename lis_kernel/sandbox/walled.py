@@ -1,0 +1,232 @@
+"""The walls of the backends that start processes themselves: `bubblewrap`, and some for `local`.
+
+A sandbox of theirs is a folder, a keeper, a control group and at most one kernel process. The
+keeper removes everything even after `kill -9` of this process; containers have a daemon for that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from lis_kernel.errors import SandboxLost
+from lis_kernel.protocols import KernelProcess
+from lis_kernel.sandbox import cgroup
+from lis_kernel.sandbox import limits as walls
+from lis_kernel.sandbox.base import ProcessSandbox
+from lis_kernel.sandbox.keeper import Keeper
+from lis_kernel.sandbox.launch import GuestProcess
+from lis_kernel.sandbox.reaper import LABEL
+from lis_kernel.sandbox.state import StateDir, new_folder
+from lis_kernel.types import Verdict
+
+__all__ = ["WalledSandbox"]
+
+ENTER = (
+    'n=$1; shift; while [ "$n" -gt 0 ]; do echo 0 >"$1" || exit 70; shift; n=$((n-1)); done; '
+    'exec "$@"'
+)
+"""Moves the shell into the control groups given, then becomes what follows them."""
+WATCH_SECONDS = 1.0
+
+
+class WalledSandbox(ProcessSandbox):
+    """A sandbox with limits that this process puts up: control group, disk, uid, rlimits."""
+
+    folder: Path
+    """The state folder; known from `start` on."""
+    isolated: ClassVar[bool] = True
+    """Whether the backend has namespaces: a disk and a uid of its own need them."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._keeper: Keeper | None = None
+        self._cgroup: cgroup.Cgroup | None = None
+        self._kind: cgroup.Kind = "none"
+        self._launches = 0
+        self._over = False
+        self._overfull = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._watch: asyncio.Task[None] | None = None
+
+    @property
+    def keeper(self) -> Keeper:
+        if self._keeper is None:
+            raise SandboxLost("the sandbox is not running")
+        return self._keeper
+
+    @property
+    def _host_uid(self) -> int | None:
+        return self.keeper.uid
+
+    # -- what a backend says -------------------------------------------------------------------
+
+    def _sources(self) -> dict[str, Path]:
+        """Name → host path that the jail binds, see `Keeper.path`. Asked for once, at start."""
+        return {}
+
+    def _own_uid(self) -> bool:
+        """Whether the sandbox can have a uid of its own, where root starts it."""
+        return True
+
+    def _prepare(self) -> None:
+        """Fill the state folder. Called before the keeper binds the sources."""
+
+    def _furnish(self) -> None:
+        """Put first files on the sandbox's disk, by `state.put`."""
+
+    async def _launch(self) -> GuestProcess:
+        raise NotImplementedError
+
+    # -- life ------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Make the sandbox's places, walls and network. Backends check their needs first."""
+        await super().start()
+        loop = asyncio.get_running_loop()
+        if self.limits.sandbox_seconds is not None:
+            self._timer = loop.call_later(self.limits.sandbox_seconds, self._expire)
+        if self.keeper.disk == "none":
+            self._watch = loop.create_task(self._watch_disk())
+
+    async def _settle(self) -> None:
+        self.folder = folder = new_folder()
+        limits = self.limits
+        where = cgroup.layout()
+        self._kind = where.kind
+        # files in memory must leave room for programs, or a full disk would end every kernel
+        counted = self._kind != "none"
+        tmpfs_bytes = min(limits.disk_bytes, limits.memory_bytes // 2 if counted else 1 << 62)
+        self._keeper = keeper = Keeper(
+            folder,
+            limits.disk_bytes,
+            tmpfs_bytes,
+            self._sources(),
+            namespace=self.isolated,
+            own_uid=self._own_uid(),
+        )
+        self._state = StateDir(folder)
+        self._cgroup = cgroup.planned(where, folder.name)
+        self._record()  # before there is anything to clean up
+        if self._cgroup is not None and not self._cgroup.make(limits):
+            self._cgroup, self._kind = None, "none"
+        self._prepare()
+        await keeper.start()
+        self.state.furnish(keeper.files, keeper.uid)
+        self._furnish()
+
+    async def launch_kernel(self) -> KernelProcess:
+        """Start a kernel; the one before it, if any, is killed first."""
+        if self._process is not None:
+            await self._end_kernel()
+            if self._cgroup is not None:
+                await asyncio.to_thread(self._cgroup.kill)
+        if self._over:
+            seconds = f"{self.limits.sandbox_seconds:g} s"
+            raise SandboxLost(f"the sandbox's time of {seconds} is over (limits.sandbox_seconds)")
+        self._launches += 1
+        self._process = process = await self._launch()
+        if self._kind == "systemd scope":
+            self._cgroup = cgroup.of_process(process.pid)
+            self._record()
+        return process
+
+    def _enter(self) -> list[str]:
+        """Runs what follows inside the control group and the keeper's namespace."""
+        if self._kind == "systemd scope":
+            scope = cgroup.scope_command(f"{self.state.name}-{self._launches}", self.limits)
+            return [*scope, "--", *self.keeper.prefix]
+        if self._cgroup is None:
+            return self.keeper.prefix
+        entries = [str(path) for path in self._cgroup.entries]
+        return ["sh", "-c", ENTER, "sh", str(len(entries)), *entries, *self.keeper.prefix]
+
+    def _environment(self) -> dict[str, str]:
+        """For the processes around the jail; it is also how they are found again."""
+        passed = ("PATH", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS")
+        known = {name: os.environ[name] for name in passed if name in os.environ}
+        return {**known, LABEL: self.state.name}
+
+    # -- limits ----------------------------------------------------------------------------------
+
+    @property
+    def _controllers(self) -> set[str]:
+        if self._kind == "systemd scope":
+            return set(cgroup.CONTROLLERS)
+        return set(self._cgroup.folders) if self._cgroup else set()
+
+    def _rlimits(self) -> dict[str, int]:
+        return walls.rlimits(self.limits, self._controllers, alone=self.isolated)
+
+    def verdict(self) -> Verdict | None:
+        breached = self._cgroup.breaches() if self._cgroup is not None else set()
+        if self._over:
+            return "timeout"
+        if "oom" in breached:
+            return "oom"
+        keeper, self._overfull, overfull = self._keeper, False, self._overfull
+        if overfull or (keeper and keeper.files and walls.is_full(keeper.files)):
+            return "disk_full"
+        return "pids" if "pids" in breached else None
+
+    def _expire(self) -> None:
+        self._over = True
+        self._kill()
+
+    def _kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+        if self._cgroup is not None:
+            self._cgroup.kill(0.5)
+
+    async def _watch_disk(self) -> None:
+        def full() -> None:
+            self._overfull = True
+            self._kill()
+
+        watch = walls.DiskWatch(self.state.root, self.limits, full)
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            await asyncio.to_thread(watch.measure)
+
+    # -- facts, end ------------------------------------------------------------------------------
+
+    def describe(self) -> Mapping[str, Any]:
+        facts: dict[str, Any] = {**super().describe()}
+        if self._keeper is not None and self._state is not None:
+            kind, rlimits = self._kind, self._rlimits()
+            facts["limits"] = walls.held(
+                self.limits, kind, self._controllers, rlimits, self._keeper
+            )
+            facts["host_uid"] = os.getuid() if self._keeper.uid is None else self._keeper.uid
+        return facts
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            **super()._facts(),
+            "host_uid": self._keeper.uid if self._keeper else None,
+            "cgroups": [str(path) for path in self._cgroup.paths] if self._cgroup else [],
+        }
+
+    def cleanup(self) -> None:
+        timer, self._timer = self._timer, None
+        watch, self._watch = self._watch, None
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            if timer is not None:
+                timer.cancel()
+            if watch is not None:
+                watch.get_loop().call_soon_threadsafe(watch.cancel)
+        if self._process is not None:
+            self._process.kill()
+            self._process = None
+        if self._cgroup is not None:
+            self._cgroup.remove()
+            self._cgroup = None
+        super().cleanup()
+        if self._keeper is not None:
+            self._keeper.close()
+            self._keeper = None

@@ -1,0 +1,33 @@
+"""Real sandboxes for the tests beside it: each ended, however the test went."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from lis_kernel.config import Limits, SandboxConfig
+from lis_kernel.kernel.session import KernelSession
+from lis_kernel.sandbox.bubblewrap import BubblewrapSandbox
+
+Box = Callable[..., contextlib.AbstractAsyncContextManager[KernelSession]]
+
+
+@contextlib.asynccontextmanager
+async def open_box(setup: str = "pass", **limits: Any) -> AsyncIterator[KernelSession]:
+    """A session in a bubblewrap sandbox with these limits."""
+    given = Limits(**{"cell_seconds": 30, "grace_seconds": 1, **limits})
+    sandbox = BubblewrapSandbox(SandboxConfig(), given)
+    session = KernelSession(sandbox, given, setup)
+    try:
+        await sandbox.start()
+        await session.start()
+        yield session
+    finally:
+        await session.close()
+        await sandbox.stop()
+
+
+def shown(result: Any) -> str:
+    """All text of a cell's outputs."""
+    return "".join(str(o.get("text", o.get("evalue", ""))) for o in result.outputs).strip()

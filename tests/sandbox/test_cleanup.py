@@ -1,0 +1,191 @@
+"""Nothing of a sandbox outlives its owner: no process, mount, control group, socket or file."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import lis_kernel
+from lis_kernel.cli import app
+from lis_kernel.sandbox import cgroup
+from lis_kernel.sandbox.reaper import members, reap
+from lis_kernel.sandbox.state import StateDir
+
+SECONDS = 5.0
+"""Until everything is gone (issue 3: within 5 s)."""
+
+OWNER = """
+import asyncio, sys
+from lis_kernel.config import Limits, SandboxConfig
+from lis_kernel.sandbox import walled
+from lis_kernel.sandbox.bubblewrap import BubblewrapSandbox
+
+new_folder = walled.new_folder
+def said():
+    folder = new_folder()
+    print(folder.name, flush=True)  # before anything of it is there
+    return folder
+walled.new_folder = said
+
+async def one():
+    limits = Limits(disk_bytes=64 << 20, memory_bytes=256 << 20)
+    sandbox = BubblewrapSandbox(SandboxConfig(), limits)
+    await sandbox.start()
+    await sandbox.launch_kernel()
+    print("ready", flush=True)
+    await asyncio.sleep(600)
+
+async def main(count):
+    print("begin", flush=True)
+    await asyncio.gather(*(one() for _ in range(count)))
+
+asyncio.run(main(int(sys.argv[1])))
+"""
+
+
+@pytest.fixture
+def runtime(monkeypatch):
+    """A short runtime folder of our own: what is left over is ours."""
+    path = Path("/tmp") / f"lis-t-{os.getpid()}"
+    path.mkdir(mode=0o700)
+    monkeypatch.setenv("LIS_RUNTIME_DIR", str(path))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def owner(count: int) -> subprocess.Popen[str]:
+    source = Path(lis_kernel.__file__).parent.parent
+    return subprocess.Popen(
+        [sys.executable, "-c", OWNER, str(count)],
+        env={**os.environ, "PYTHONPATH": str(source)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def traces(names: set[str], runtime: Path) -> list[str]:
+    """Everything on this machine that still belongs to one of these sandboxes."""
+    found = [str(path) for path in runtime.iterdir() if path.name.lstrip(".") in names]
+    for name in names:
+        found += [f"process {pid}" for pid in members(name, [])]
+        for folder in cgroup.layout().folders.values():
+            found += [str(path) for path in folder.glob(f"*{name}*")]
+    texts = [Path("/proc/mounts"), Path("/proc/net/unix")]
+    texts += Path("/sys/block").glob("loop*/loop/backing_file")
+    for path in texts:
+        text = path.read_text(errors="replace") if path.exists() else ""
+        found += [f"{path}: {name}" for name in names if name in text]
+    return found
+
+
+def gone(names: set[str], runtime: Path) -> list[str]:
+    """What is left of them after SECONDS; comes back as soon as nothing is."""
+    deadline = time.monotonic() + SECONDS
+    while (left := traces(names, runtime)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return left
+
+
+@pytest.mark.bwrap
+@pytest.mark.slow
+@pytest.mark.timeout(280)
+def test_fifty_sandboxes_whose_owners_are_killed_at_random_moments(runtime) -> None:
+    dice = random.Random(os.environ.get("LIS_TEST_SEED", "7"))
+    count, started, ready = 5, 0, 0
+    for _ in range(10):
+        process = owner(count)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begin\n"
+        time.sleep(dice.choice([dice.uniform(0, 0.1), dice.uniform(0, 0.5), dice.uniform(0, 3)]))
+        process.send_signal(signal.SIGKILL)
+        said = process.stdout.read().split()
+        process.wait()
+        names = set(said) - {"ready"}
+        started += len(names)
+        ready += said.count("ready")
+        assert gone(names, runtime) == []
+    print(f"{started} sandboxes begun, {ready} of them ready")
+    assert started > 25
+
+
+@pytest.mark.bwrap
+def test_a_ready_sandbox_is_gone_soon_after_kill_9(runtime) -> None:
+    process = owner(1)
+    assert process.stdout is not None
+    begin, name, ready = (process.stdout.readline().strip() for _ in range(3))
+    assert (begin, ready) == ("begin", "ready")
+    assert traces({name}, runtime) != []
+    (row,) = json.loads(CliRunner().invoke(app, ["ps", "--json"]).output)
+    assert (row["id"], row["owner"], row["alive"]) == (name, process.pid, True)
+    assert row["processes"] >= 3
+    assert json.loads(CliRunner().invoke(app, ["clean", "--json"]).output) == []
+    process.kill()
+    process.wait()
+    assert gone({name}, runtime) == []
+
+
+@pytest.mark.bwrap
+def test_where_the_keeper_was_killed_too_clean_removes_it(runtime) -> None:
+    process = owner(1)
+    assert process.stdout is not None
+    name = [process.stdout.readline().strip() for _ in range(3)][1]
+    for pid in members(name, []):
+        if b"keeper.sh" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            os.kill(pid, signal.SIGKILL)
+    process.kill()
+    process.wait()
+    time.sleep(0.3)
+    assert (runtime / name).exists()
+    result = CliRunner().invoke(app, ["clean"])
+    assert result.output.strip() == f"removed {name}"
+    assert gone({name}, runtime) == []
+
+
+@pytest.mark.bwrap
+def test_clean_all_ends_the_living(runtime) -> None:
+    process = owner(1)
+    assert process.stdout is not None
+    name = [process.stdout.readline().strip() for _ in range(3)][1]
+    try:
+        CliRunner().invoke(app, ["clean", "--all"])
+        assert not (runtime / name).exists()
+        assert members(name, []) == set()
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.wait()
+    assert gone({name}, runtime) == []  # the disk was open in the owner
+
+
+def test_ps_and_clean_without_sandboxes(runtime) -> None:
+    assert CliRunner().invoke(app, ["ps"]).output.strip() == "no sandboxes"
+    assert CliRunner().invoke(app, ["clean"]).output.strip() == "nothing to remove"
+    state = StateDir()
+    assert state.name in CliRunner().invoke(app, ["ps"]).output
+    state.remove()
+
+
+def test_a_record_cannot_make_us_remove_what_is_not_its_own(runtime) -> None:
+    """Groups are removed only if they carry the sandbox's name; a broken record is no record."""
+    folder, other = runtime / "0000dead", runtime / "other"
+    folder.mkdir()
+    other.mkdir()
+    (folder / "state.json").write_text(json.dumps({"cgroups": [str(other)]}))
+    reap(folder)
+    assert other.is_dir()
+    assert not folder.exists()
+    folder.mkdir()
+    (folder / "state.json").write_text("[broken")
+    reap(folder)
+    assert not folder.exists()

@@ -170,9 +170,9 @@ def test_orphans_are_removed_and_others_are_not(tmp_path) -> None:
     client = DockerSandbox.connect()
     labels = container_spec.owner_labels(spec(tmp_path))
     image = container_image.default_tag()
-    dead = client.containers.create(image, labels={**labels, "lis.owner.start": "1"})
-    alive = client.containers.create(image, labels=labels)
-    other = client.containers.create(image, labels={**labels, "lis.owner.pidns": "x/1"})
+    dead = client.containers.create(image, "true", labels={**labels, "lis.owner.start": "1"})
+    alive = client.containers.create(image, "true", labels=labels)
+    other = client.containers.create(image, "true", labels={**labels, "lis.owner.pidns": "x/1"})
     try:
         assert remove_orphans(client) == [dead.name]
     finally:

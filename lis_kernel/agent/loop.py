@@ -13,22 +13,17 @@ import contextlib
 import hashlib
 import json
 import logging
-import math
-import re
 import time
-from collections.abc import Awaitable, Mapping
-from importlib.metadata import version
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel
-
 from lis_kernel import registry
-from lis_kernel.agent import events
+from lis_kernel.agent import events, record
 from lis_kernel.agent.budget import Meter
 from lis_kernel.agent.context import Context
 from lis_kernel.agent.nudges import Nudges
-from lis_kernel.agent.prompts import PROMPT_VERSION, first_messages, refused_hosts
+from lis_kernel.agent.prompts import first_messages, refused_hosts
 from lis_kernel.agent.workspace import RunFolder, check_files, given_name
 from lis_kernel.config import RunConfig
 from lis_kernel.errors import (
@@ -75,19 +70,8 @@ ANSWER_FILES = ("/testbed/output/answer.txt", "/testbed/answer.txt")
 ANSWER_BYTES = 1_000_000
 REFUSALS = 100
 """Most sentences about files that were not taken out; a sandbox can make a million symlinks."""
-NESTING = 50
-"""Levels of a reply's JSON that are kept as JSON; what lies deeper is kept as text."""
 LAST_TURNS = 2
 """Models of the code-block protocol are told of their remaining turns only from here on."""
-TITLES = {
-    ("system", "system"): "System prompt",
-    ("example", "user"): "Example, user",
-    ("example", "assistant"): "Example, assistant",
-}
-"""Of the first messages that are folded in the notebook."""
-SETUP_TITLE = "# Set-up: helpers for the cells below, which then run in any Jupyter kernel.\n"
-SETUP = ("workspace.py", "shell.py", "editor.py", "submit.py")
-"""Guest files whose text is the setup cell: after it, every cell runs in a stock kernel too."""
 
 
 class Agent:
@@ -176,26 +160,14 @@ class _Run:
         self.tools = toolset(self.config.tools, self.config.limits.cell_seconds)
         self.protocol = self.config.protocol or model.default_protocol
         self.meter = Meter(self.config.budget)
-        self.session = KernelSession(sandbox, self.config.limits, setup_source())
+        self.session = KernelSession(sandbox, self.config.limits, record.setup_source())
         self.folder = RunFolder(agent.out, task.prompt)
-        self.recorder = Recorder(self.folder.notebook, self._metadata())
+        self.recorder = Recorder(
+            self.folder.notebook, record.metadata(task, self.config, self.protocol)
+        )
         self.call_ids: set[str] = set()
         self.nudges = Nudges() if self.protocol == "blocks" else None
         self.verdicts: dict[str, int] = {}
-
-    def _metadata(self) -> dict[str, Any]:
-        return {
-            "version": version("lis-kernel"),
-            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "task": {
-                "prompt": clean_text(self.task.prompt),
-                "files": [clean_text(given_name(path)) for path in self.task.files],
-            },
-            "config": self.config.model_dump(mode="json"),
-            "protocol": self.protocol,
-            "prompt_version": PROMPT_VERSION,
-            "observation_version": observation.OBSERVATION_VERSION,
-        }
 
     # -- the whole run -----------------------------------------------------------------------
 
@@ -302,18 +274,9 @@ class _Run:
         seconds: float,
     ) -> None:
         usage = self.meter.usage
-        said = f"**{reason.value.replace('_', ' ').capitalize()}** after {self.meter.turns} turns"
-        lines = [
-            f"{said}, {usage.total_tokens} tokens, {seconds:.1f} s. {detail}".strip(),
-            *([f"Answer:\n\n```text\n{answer[:2000]}\n```"] if answer is not None else []),
-            *([f"Files: {', '.join(f'`{name}`' for name in files[:50])}"] if files else []),
-            *(
-                ["Not taken out:\n\n" + "\n".join(f"- {line}" for line in refused[:50])]
-                * bool(refused)
-            ),
-        ]
+        text = record.outcome_text(reason, detail, answer, files, refused, self.meter, seconds)
         name = self.recorder.new_id("outcome")
-        self.recorder.add(markdown_cell(name, "\n\n".join(lines), ["lis-outcome"], kind="outcome"))
+        self.recorder.add(markdown_cell(name, text, ["lis-outcome"], kind="outcome"))
         self.recorder.close(
             stop_reason=reason.value,
             detail=clean_text(detail),
@@ -360,7 +323,7 @@ class _Run:
             messages = self._open_notebook()
         for path in self.task.files:
             await asyncio.to_thread(self.sandbox.put, path, f"/testbed/input/{given_name(path)}")
-        setup = code_cell("setup", setup_source(), ["lis-setup"], folded=True, kind="setup")
+        setup = code_cell("setup", record.setup_source(), ["lis-setup"], folded=True, kind="setup")
         self.recorder.begin(setup)
         try:
             result = await self.session.start()
@@ -398,11 +361,8 @@ class _Run:
             for message in messages
         ]
         for n, message in enumerate(messages):
-            last = n == len(messages) - 1
-            kind = "task" if last else "system" if message.role == "system" else "example"
+            kind, text, shown = record.opening(message, last=n == len(messages) - 1)
             name = self.recorder.new_id(kind)
-            text = "" if isinstance(message, ToolMessage) else message.text
-            shown = f"## Task\n\n{text}" if last else _folded(TITLES[kind, message.role], text)
             tags = [f"lis-{kind}"]
             cell = markdown_cell(name, shown, tags, kind=kind, role=message.role, text=text)
             self.recorder.add(cell)
@@ -435,7 +395,7 @@ class _Run:
                 if attempt == 2:
                     raise
                 context.shrink()
-        reply = Reply.model_validate(_cleaned(dict(reply)))
+        reply = Reply.model_validate(record.cleaned(dict(reply)))
         reply = reply.model_copy(update={"seconds": time.monotonic() - started})
         context.calibrate(reply.usage.input_tokens)
         self.meter.add(reply.usage)
@@ -445,7 +405,9 @@ class _Run:
         if dropped:
             ours["dropped"] = dropped
         name = self.recorder.new_id(f"turn-{turn}")
-        self.recorder.add(markdown_cell(name, _turn_text(turn, reply, said), ["lis-turn"], **ours))
+        self.recorder.add(
+            markdown_cell(name, record.turn_text(turn, reply, said), ["lis-turn"], **ours)
+        )
         return reply
 
     async def _act(self, context: Context, reply: Reply) -> bool:
@@ -604,55 +566,8 @@ class _Run:
         return Observation(text=text, is_error=True)
 
 
-def setup_source() -> str:
-    """The setup cell: the guest's helpers, whole, so that the notebook needs nothing of ours."""
-    guest = Path(__file__).parent.parent / "guest"
-    parts = [(guest / name).read_text("utf-8").rstrip() for name in SETUP]
-    return SETUP_TITLE + "\n\n".join(parts) + "\n"
-
-
 def _result(raw: RawCall, text: str, is_error: bool) -> ToolResult:
     return ToolResult(call_id=raw.id, name=raw.name, text=text, is_error=is_error)
-
-
-def _turn_text(turn: int, reply: Reply, said: str) -> str:
-    usage = reply.usage
-    head = (
-        f"**Turn {turn}** · {usage.input_tokens} → {usage.output_tokens} tokens"
-        f" · {reply.seconds:.1f} s"
-    )
-    return f"{head}\n\n{said}".rstrip()
-
-
-def _folded(title: str, text: str) -> str:
-    """Markdown that shows `title` and, once clicked, `text`."""
-    fence = "`" * (max((len(run) for run in re.findall("`+", text)), default=2) + 1)
-    fence = fence if len(fence) > 3 else "```"
-    return f"<details><summary>{title}</summary>\n\n{fence}text\n{text}\n{fence}\n\n</details>"
-
-
-def _cleaned(value: Any, depth: int = NESTING) -> Any:
-    """`value` as JSON that every reader takes: valid Unicode, finite numbers, bounded nesting."""
-    if isinstance(value, str):
-        return clean_text(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, BaseModel):
-        value = dict(value)
-    if isinstance(value, Mapping | list | tuple):
-        if depth == 0:
-            return clean_text(_flat(value))
-        if isinstance(value, Mapping):
-            return {clean_text(str(k)): _cleaned(v, depth - 1) for k, v in value.items()}
-        return [_cleaned(item, depth - 1) for item in value]
-    return value
-
-
-def _flat(value: Any) -> str:
-    try:
-        return json.dumps(value)
-    except (TypeError, ValueError, RecursionError):
-        return "[nested too deeply]"
 
 
 async def _of_model(asked: Awaitable[T]) -> T:

@@ -1,0 +1,132 @@
+"""What a run writes into its notebook, as texts: pure functions beside `agent/loop.py`.
+
+The loop decides when something is recorded, `trajectory/` how a notebook is built and saved; here
+is what a reader of the notebook sees: set-up cell, folded prompts, turns, the outcome.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from lis_kernel.agent.budget import Meter
+from lis_kernel.agent.prompts import PROMPT_VERSION
+from lis_kernel.agent.workspace import given_name
+from lis_kernel.config import RunConfig
+from lis_kernel.kernel.outputs import clean_text
+from lis_kernel.tools import observation
+from lis_kernel.types import Message, Reply, StopReason, Task, ToolMessage
+
+__all__ = ["cleaned", "metadata", "opening", "outcome_text", "setup_source", "turn_text"]
+
+NESTING = 50
+"""Levels of a reply's JSON that are kept as JSON; what lies deeper is kept as text."""
+TITLES = {
+    ("system", "system"): "System prompt",
+    ("example", "user"): "Example, user",
+    ("example", "assistant"): "Example, assistant",
+}
+"""Of the first messages that are folded in the notebook."""
+SETUP_TITLE = "# Set-up: helpers for the cells below, which then run in any Jupyter kernel.\n"
+SETUP = ("workspace.py", "shell.py", "editor.py", "submit.py")
+"""Guest files whose text is the setup cell: after it, every cell runs in a stock kernel too."""
+
+
+def metadata(task: Task, config: RunConfig, protocol: str) -> dict[str, Any]:
+    """The notebook's metadata as far as it is known before the run starts."""
+    return {
+        "version": version("lis-kernel"),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "task": {
+            "prompt": clean_text(task.prompt),
+            "files": [clean_text(given_name(path)) for path in task.files],
+        },
+        "config": config.model_dump(mode="json"),
+        "protocol": protocol,
+        "prompt_version": PROMPT_VERSION,
+        "observation_version": observation.OBSERVATION_VERSION,
+    }
+
+
+def opening(message: Message, *, last: bool) -> tuple[str, str, str]:
+    """Of one of the first messages: its kind, its text, and the markdown that shows it."""
+    kind = "task" if last else "system" if message.role == "system" else "example"
+    text = "" if isinstance(message, ToolMessage) else message.text
+    shown = f"## Task\n\n{text}" if last else _folded(TITLES[kind, message.role], text)
+    return kind, text, shown
+
+
+def outcome_text(
+    reason: StopReason,
+    detail: str,
+    answer: str | None,
+    files: list[str],
+    refused: list[str],
+    meter: Meter,
+    seconds: float,
+) -> str:
+    """How the run ended, for the notebook's last cell."""
+    said = f"**{reason.value.replace('_', ' ').capitalize()}** after {meter.turns} turns"
+    lines = [
+        f"{said}, {meter.usage.total_tokens} tokens, {seconds:.1f} s. {detail}".strip(),
+        *([f"Answer:\n\n```text\n{answer[:2000]}\n```"] if answer is not None else []),
+        *([f"Files: {', '.join(f'`{name}`' for name in files[:50])}"] if files else []),
+        *(["Not taken out:\n\n" + "\n".join(f"- {line}" for line in refused[:50])] * bool(refused)),
+    ]
+    return "\n\n".join(lines)
+
+
+def setup_source() -> str:
+    """The setup cell: the guest's helpers, whole, so that the notebook needs nothing of ours."""
+    guest = Path(__file__).parent.parent / "guest"
+    parts = [(guest / name).read_text("utf-8").rstrip() for name in SETUP]
+    return SETUP_TITLE + "\n\n".join(parts) + "\n"
+
+
+def turn_text(turn: int, reply: Reply, said: str) -> str:
+    """A turn's markdown cell: its cost, and what the model said beside its calls."""
+    usage = reply.usage
+    head = (
+        f"**Turn {turn}** · {usage.input_tokens} → {usage.output_tokens} tokens"
+        f" · {reply.seconds:.1f} s"
+    )
+    return f"{head}\n\n{said}".rstrip()
+
+
+def _folded(title: str, text: str) -> str:
+    """Markdown that shows `title` and, once clicked, `text`."""
+    fence = "`" * (max((len(run) for run in re.findall("`+", text)), default=2) + 1)
+    fence = fence if len(fence) > 3 else "```"
+    return f"<details><summary>{title}</summary>\n\n{fence}text\n{text}\n{fence}\n\n</details>"
+
+
+def cleaned(value: Any, depth: int = NESTING) -> Any:
+    """`value` as JSON that every reader takes: valid Unicode, finite numbers, bounded nesting."""
+    if isinstance(value, str):
+        return clean_text(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, BaseModel):
+        value = dict(value)
+    if isinstance(value, Mapping | list | tuple):
+        if depth == 0:
+            return clean_text(_flat(value))
+        if isinstance(value, Mapping):
+            return {clean_text(str(k)): cleaned(v, depth - 1) for k, v in value.items()}
+        return [cleaned(item, depth - 1) for item in value]
+    return value
+
+
+def _flat(value: Any) -> str:
+    try:
+        return json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        return "[nested too deeply]"

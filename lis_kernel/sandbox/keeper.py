@@ -43,9 +43,6 @@ SECONDS = 20.0
 FILES = "files"
 """Folder of empty files over which the sources that are files are bound."""
 
-_kinds: list[tuple[Mode, Disk]] = []
-"""What may work here, best first; what failed once is not tried again."""
-
 
 def uid_of(name: str) -> int:
     """The host's uid for the processes of sandbox `name`, where root runs it."""
@@ -94,7 +91,7 @@ class Keeper:
         self._process: subprocess.Popen[bytes] | None = None
         self._queue: list[tuple[Mode, Disk]] = [("none", "none")]
         if namespace:
-            self._queue = list(_kinds or _possible())
+            self._queue = _possible()
         if self._view is None:
             self._queue = self._queue[-1:]
         self._spawn()
@@ -144,15 +141,13 @@ class Keeper:
                 log.info("no keeper of kind %s, %s here: %s", self.mode, self.disk, error)
                 failed = self._process
                 self._queue.pop(0)
-                if self._queue:
-                    _kinds[:] = self._queue
+                if self._queue:  # for this sandbox alone: the next one tries the best again
                     self._spawn()
                 _end(failed)  # after the next one began: never is there no keeper
                 if not self._queue:
                     why = f"the sandbox's keeper cannot be started: {error}"
                     raise SandboxError(why) from error
         if self.mode != "none":
-            _kinds[:] = _kinds or self._queue
             flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
             self._fd = os.open(f"/proc/{self.pid}/root{self._view}/disk", flags)
             # by our pid, not by `self`: other programs of this user may connect to the sockets

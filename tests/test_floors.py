@@ -26,6 +26,7 @@ FLOORS = {
     "rollout": 4,
     "benchmarks": 5,
     "rl": 5,
+    "attacks": 5,
     "api": 6,
     "cli": 6,
     "magics": 6,

@@ -179,14 +179,14 @@ def read_the_hosts_disk(facts: Facts) -> str:
     path = f"disk-{os.getpid()}"
     try:
         os.mknod(path, stat.S_IFBLK | 0o600, device)
+        return f"read {len(read_bytes(path, 512))} bytes of the host's disk"
     except PermissionError as error:
         if facts["canary"]:
-            raise Skip("this machine lets nobody make a block device") from error
+            raise Skip("this machine lets nobody open a block device") from error
         raise
-    try:
-        return f"read {len(read_bytes(path, 512))} bytes of the host's disk"
     finally:
-        os.unlink(path)
+        with contextlib.suppress(OSError):
+            os.unlink(path)
 
 
 @attempt

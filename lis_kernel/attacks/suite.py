@@ -20,7 +20,7 @@ from lis_kernel.attacks import (
 from lis_kernel.attacks.ground import Ground, Outcome
 from lis_kernel.errors import ConfigError, LisKernelError
 
-__all__ = ["FAMILIES", "Finding", "attack"]
+__all__ = ["FAMILIES", "Finding", "attack", "merge"]
 
 FAMILY_SECONDS = 120.0
 
@@ -87,7 +87,7 @@ async def attack(
         started = time.monotonic()
         found = await _run(family, Ground(backend, options=options))
         shown = await _run(family, Ground("local", canary=True))
-        findings += _merge(family, backend, found, shown)
+        findings += merge(family, backend, found, shown)
         progress(family, time.monotonic() - started)
     return findings
 
@@ -104,9 +104,10 @@ async def _run(family: str, ground: Ground) -> Mapping[str, Outcome]:
         log.disabled = before
 
 
-def _merge(
+def merge(
     family: str, backend: str, found: Mapping[str, Outcome], shown: Mapping[str, Outcome]
 ) -> list[Finding]:
+    """One finding a name; an attempt without a report on either ground is a fault."""
     findings = []
     nothing = Outcome("broken", "it gave no report")
     for name in dict.fromkeys([*shown, *found]):

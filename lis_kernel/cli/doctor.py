@@ -34,8 +34,28 @@ class Finding(NamedTuple):
 
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="A list of {name, ok, detail}.")] = False,
+    attack: Annotated[
+        bool, typer.Option("--attack", help="Attack a sandbox instead, in every way known here.")
+    ] = False,
+    backend: Annotated[str, typer.Option(help="Attacked sandbox.")] = "bubblewrap",
+    family: Annotated[
+        list[str] | None, typer.Option(help="Only this family of attempts; may be repeated.")
+    ] = None,
+    runtime: Annotated[
+        str | None, typer.Option(help="docker, podman: the OCI runtime that is attacked.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="List every attempt.")] = False,
 ) -> None:
-    """Say what works here and why not. Exit code 1 if no sandbox or no model can be used."""
+    """Say what works here and why not. Exit code 1 if no sandbox or no model can be used.
+
+    With --attack: try to break out of a sandbox. Exit code 1 if anything got through. With --json
+    a list of {name, family, backend, result, stopped_by, canary}.
+    """
+    if attack:
+        from lis_kernel.cli.attack import attack_backend
+
+        options = {"runtime": runtime} if runtime else {}
+        attack_backend(backend, family or (), options, as_json, every)
     findings = [_row(name, check) for name, check in CHECKS.items()]
     if as_json:
         print(json.dumps([finding._asdict() for finding in findings], indent=2))

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lis_kernel.errors import ConfigError, SandboxError, SandboxLost, SandboxUnavailable
 from lis_kernel.protocols import KernelProcess
-from lis_kernel.sandbox import container_image
+from lis_kernel.sandbox import container_image, seccomp
 from lis_kernel.sandbox.base import ProcessSandbox
 from lis_kernel.sandbox.breaches import Breaches
 from lis_kernel.sandbox.container import OWNER_FD, READY_FD, ContainerKernel, PidOne, clear
@@ -186,7 +186,7 @@ class DockerSandbox(ProcessSandbox):
         pid1.clear_out()
         run = self.state.root / "run"
         clear(run)
-        boot = Boot("/testbed", self.caps, self.key, self.setup)
+        boot = Boot("/testbed", self.caps, self.key, self.setup, seccomp=seccomp.programs())
         info = prepare(run, RUN_INSIDE, boot, ready_fd=READY_FD, owner_fd=OWNER_FD)
         ready_read, ready_write = os.pipe()
         owner_read, owner_write = os.pipe()
@@ -296,7 +296,8 @@ class DockerSandbox(ProcessSandbox):
     def describe(self) -> Mapping[str, Any]:
         """Image and packages, and the limits as they hold here, which may be tighter than asked."""
         limits = self._spec.facts() if self._spec is not None else {"network": self.config.network}
-        return {"backend": self.backend, **limits, **(self._image or {})}
+        walls = {"seccomp": seccomp.digest()}  # on top of the engine's own
+        return {"backend": self.backend, **limits, **walls, **(self._image or {})}
 
     def network_extras(self) -> tuple[Mapping[str, Path], Mapping[str, str]]:
         """What an allow-list needs: read-only mounts (path inside -> host's) and variables.

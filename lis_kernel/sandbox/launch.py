@@ -122,7 +122,7 @@ class Boot:
     `cwd` is its first directory, `caps` are its output caps, `key` signs its messages. `setup`
     brings in the shell and the editor, for notebooks without a setup cell; `network` is what
     `Network.guest` says; `packages` asks for an environment that `pip install` can write.
-    `rlimits` and `landlock` are the walls that the guest puts up itself.
+    `rlimits`, `landlock` and `seccomp` are the walls that the guest puts up itself.
     """
 
     cwd: str
@@ -133,6 +133,7 @@ class Boot:
     packages: bool = False
     rlimits: Mapping[str, int] = field(default_factory=dict)
     landlock: Mapping[str, Any] | None = None
+    seccomp: Mapping[str, str] = field(default_factory=dict)
 
 
 async def launch(

@@ -1,7 +1,8 @@
 """The sandbox's system call filter: a data file per architecture, made by `generate.py`.
 
-Used by `sandbox/bubblewrap.py`, which hands it to `bwrap --seccomp`. A deny-list: what a program of
-ours may need stays, what only serves to leave the box, or the kernel's rarely walked corners, goes.
+`sandbox/bubblewrap.py` hands it to `bwrap --seccomp`; in a container `guest/filter.py` puts it up.
+A deny-list: what a program of ours may need stays, what only serves to leave the box, or the
+kernel's rarely walked corners, goes.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hashlib
 import platform
 from pathlib import Path
 
-__all__ = ["digest", "path"]
+__all__ = ["digest", "path", "programs"]
 
 
 def path(machine: str | None = None) -> Path | None:
@@ -23,3 +24,8 @@ def digest() -> str | None:
     """sha256 of this machine's filter, for the record."""
     found = path()
     return None if found is None else f"sha256:{hashlib.sha256(found.read_bytes()).hexdigest()}"
+
+
+def programs() -> dict[str, str]:
+    """Each architecture's filter in hexadecimal: a container may be of another one than we."""
+    return {file.stem: file.read_bytes().hex() for file in Path(__file__).parent.glob("*.bpf")}

@@ -3,8 +3,8 @@
 The first code of ours that runs in the box. It starts ipykernel on the ipc sockets that the host
 named, with output caps, without history and debugger (40-80 ms and 10 MB), writes one byte to the
 `ready` descriptor when the sockets answer, and ends when the host's end of the `owner` pipe closes.
-First of all it puts up the walls that a process puts up around itself: rlimits, Landlock, the system
-call filter. Then it tests the network's wall, and ends with a sentence if there is none.
+First of all it puts up the walls that a process puts up around itself: rlimits, Landlock, the
+system call filter. Then it tests the network's wall, and ends with a sentence if there is none.
 """
 
 import json

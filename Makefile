@@ -8,7 +8,7 @@ ARGS ?=
 # exported, not pasted into the command line: a task may hold quotes and dollar signs
 export LIS_TASK = $(value TASK)
 
-.PHONY: run test check bench kernelspecs setup setup-dev clean
+.PHONY: run test check bench attacks kernelspecs setup setup-dev clean
 
 run: setup
 	@test -n "$$LIS_TASK" || { echo 'usage: make run TASK="what is to be done" [FILES="a.csv b.txt"] [MODEL=anthropic/...] [ARGS=...]'; exit 2; }
@@ -25,6 +25,13 @@ check: setup-dev
 
 bench: setup-dev
 	$(BIN)/python tests/performance/turn_overhead.py
+
+# the attack table of SECURITY.md, from a run on each backend
+ATTACKED ?= bubblewrap docker
+attacks: setup-dev
+	@for backend in $(ATTACKED); do \
+	  $(BIN)/lis doctor --attack --json --backend $$backend > .venv/attacks-$$backend.json || exit 1; done
+	@$(BIN)/python -m lis_kernel.attacks.table SECURITY.md $(ATTACKED:%=.venv/attacks-%.json)
 
 # what the wheel installs for Jupyter's launchers; a test sees that it is up to date
 kernelspecs: setup-dev

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 from lis_kernel.attacks import (
     host_files,
+    network,
     privilege,
 )
 from lis_kernel.attacks.ground import Ground, Outcome
@@ -29,6 +30,7 @@ Family = Callable[[Ground], Awaitable[Mapping[str, Outcome]]]
 FAMILIES: dict[str, Family] = {
     "host files": host_files.run,
     "privilege": privilege.run,
+    "network": network.run,
 }
 
 

@@ -1,15 +1,17 @@
 """Attempts at the network, under `none` and under an allow-list; the host listens for the words.
 
-Without walls the direct attempts reach the host's listeners. Those through the proxy are made, on
-the canary's ground, through a naive proxy, or through our own under a list that allows them.
+Without walls the direct attempts, here, reach the host's listeners. Those through the proxy are in
+`proxied.py`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Mapping
 from typing import Any
 
+from lis_kernel.attacks import proxied
 from lis_kernel.attacks.ground import Ground, Outcome
 from lis_kernel.attacks.listeners import MULTICAST, Listeners
 from lis_kernel.sandbox.container_spec import RUN_INSIDE
@@ -22,14 +24,17 @@ OWN_RUN = ["/run/lis", RUN_INSIDE]
 
 async def run(ground: Ground) -> Mapping[str, Outcome]:
     """Every attempt of `inside/network.py` and `inside/proxied.py`."""
-    return await _direct(ground)
-
-
-async def _direct(ground: Ground) -> dict[str, Outcome]:
-    """What is tried where there is no network at all."""
-    box = await ground.shared()
     listeners = Listeners(ground.folder, ground.secret)
     ground.on_end(listeners.close)
+    direct, through = await asyncio.gather(
+        _direct(ground, listeners), proxied.run(ground, listeners)
+    )
+    return {**direct, **through}
+
+
+async def _direct(ground: Ground, listeners: Listeners) -> dict[str, Outcome]:
+    """What is tried where there is no network at all."""
+    box = await ground.shared()
     victim = ground.victim(box.facts.get("host_uid"))
     reports = await box.attempts("network", direct_facts(ground, listeners, victim.pid))
     await listeners.settle()

@@ -23,6 +23,8 @@ from lis_kernel.errors import ConfigError, LisKernelError
 
 __all__ = ["FAMILIES", "Finding", "attack", "merge"]
 
+log = logging.getLogger(__name__)
+
 FAMILY_SECONDS = 120.0
 
 Family = Callable[[Ground], Awaitable[Mapping[str, Outcome]]]
@@ -95,15 +97,15 @@ async def attack(
 
 
 async def _run(family: str, ground: Ground) -> Mapping[str, Outcome]:
-    log = logging.getLogger("lis_kernel.sandbox.local")
-    log.disabled, before = ground.canary, log.disabled  # the canary's lack of walls is meant
+    local = logging.getLogger("lis_kernel.sandbox.local")
+    local.disabled, before = ground.canary, local.disabled  # the canary's lack of walls is meant
     try:
         async with ground, asyncio.timeout(FAMILY_SECONDS):
             return await FAMILIES[family](ground)
     except (LisKernelError, OSError) as error:
         return {"": Outcome("broken", f"{type(error).__name__}: {error}")}
     finally:
-        log.disabled = before
+        local.disabled = before
 
 
 def merge(
@@ -117,6 +119,7 @@ def merge(
         result: Literal["blocked", "breached", "skipped"]
         if here.result == "breached":
             result, stopped_by = "breached", ""
+            log.warning("%s: %s got through: %s", backend, name, here.evidence)
         elif here.result == "blocked":
             result, stopped_by = "blocked", here.wall or here.evidence
         else:

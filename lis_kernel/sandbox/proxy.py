@@ -150,6 +150,7 @@ class Proxy:
         self._tasks.add(task)
         try:
             if len(self._tasks) > self.bounds.connections:
+                self._note("?", 0, False, "too many connections at a time")
                 raise Refusal(503, "too many connections of this sandbox at a time")
             await self._request(reader, writer)
         except Refusal as refusal:
@@ -183,6 +184,7 @@ class Proxy:
             async with asyncio.timeout(self.bounds.head):
                 head = http_head.parse(await reader.readuntil(END))
         except TimeoutError:
+            self._note("?", 0, False, "the request's head took too long")
             raise Refusal(408, "the request's head took too long") from None
         except (asyncio.LimitOverrunError, BadHead) as error:
             self._note("?", 0, False, f"a bad request: {error}")

@@ -517,6 +517,7 @@ async def test_a_slow_hello(world: World) -> None:
 async def test_slowloris(world: World) -> None:
     answer = await asyncio.wait_for(world.say(b"GET http://good.example/ HTTP/1.1\r\n"), 2)
     assert status(answer) == 408
+    assert [(a.host, a.allowed) for a in world.proxy.drain()] == [("?", False)]
 
 
 async def test_silence_and_half_heads_end(world: World) -> None:
@@ -528,6 +529,7 @@ async def test_more_connections_than_allowed(world: World) -> None:
     held = [await asyncio.open_unix_connection(str(world.path)) for _ in range(4)]
     await asyncio.sleep(0.05)
     assert status(await world.say(get())) == 503
+    assert [a.reason for a in world.proxy.drain()] == ["too many connections at a time"]
     for _, writer in held:
         writer.close()
     await asyncio.sleep(0.1)

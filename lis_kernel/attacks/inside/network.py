@@ -111,7 +111,7 @@ def udp_without_connecting(facts: Facts) -> str:
 def udp_to_everybody(facts: Facts) -> str:
     """Broadcast, on the loopback: it must not leave this machine from the canary."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(SECONDS)
+        sock.settimeout(SECONDS / 2)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
         sock.sendto(word(facts), place(facts, "broadcast"))
         return answer(sock)

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 from lis_kernel.attacks import (
     host_files,
+    neighbours,
     network,
     privilege,
 )
@@ -33,6 +34,7 @@ FAMILIES: dict[str, Family] = {
     "host files": host_files.run,
     "privilege": privilege.run,
     "network": network.run,
+    "neighbours": neighbours.run,
 }
 
 

@@ -16,6 +16,7 @@ import secrets
 import selectors
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,21 +55,27 @@ class Listeners:
         self._selector = selectors.DefaultSelector()
         self._over = False
         self._count = 0
+        self._turns = 0
         self._make(folder)
         self._thread = threading.Thread(target=self._serve, name="lis-listeners", daemon=True)
         self._thread.start()
 
-    def who_heard(self, name: str, *others: str) -> str:
-        """Which listener heard the word of attempt `name`, or nothing; `others` do not count."""
+    def who_heard(self, name: str) -> str:
+        """Which listener heard the word of attempt `name`, or nothing."""
         word = word_of(self.key, name).encode()
         for where, data in list(self.heard.values()):
-            if word in data and where not in others:
+            if word in data:
                 return where
         return ""
 
     async def settle(self) -> None:
-        """Until what was sent has arrived: two turns of the thread."""
-        await asyncio.sleep(0.15)
+        """Until what was sent before has been read: a few turns of the thread."""
+        await asyncio.to_thread(self._turn, 4)
+
+    def _turn(self, times: int) -> None:
+        until, deadline = self._turns + times, time.monotonic() + 5
+        while self._turns < until and time.monotonic() < deadline:
+            time.sleep(0.02)
 
     def close(self) -> None:
         self._over = True
@@ -142,6 +149,7 @@ class Listeners:
                 doing, name = key.data
                 with contextlib.suppress(OSError):
                     getattr(self, f"_{doing}")(key.fileobj, name)
+            self._turns += 1
 
     def _listen(self, sock: socket.socket, name: str) -> None:
         made, _ = sock.accept()

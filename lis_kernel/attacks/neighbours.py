@@ -11,6 +11,7 @@ import contextlib
 import json
 import secrets
 from collections.abc import AsyncIterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from lis_kernel.errors import LisKernelError, SandboxUnavailable
 from lis_kernel.sandbox import cgroup
 from lis_kernel.sandbox.container_spec import RUN_INSIDE
 
-__all__ = ["run"]
+__all__ = ["ASKED", "PARTS", "baits_of", "run"]
 
 CELL = """
 import sys, json
@@ -131,7 +132,10 @@ async def _planted(
     given = {"tag": tag, "word": word, "home": home, "shared": [str(shared)] * ground.canary}
     try:
         said = json.loads(await box.text(CELL.format(call=f"plant({given!r})")))
-        baits = await asyncio.to_thread(_baits, tag)
+        if "key" in said["missing"] and not ground.canary:
+            with contextlib.suppress(OSError):  # then the key is that of the sandboxes' owner
+                ground.on_end(partial(plant.drop_key, plant.keep_key(tag, word)))
+        baits = await asyncio.to_thread(baits_of, tag)
         facts = {
             **_places(box, home),
             "tag": tag,
@@ -179,7 +183,7 @@ def _kernel(box: Box) -> dict[str, Any]:
     return {**info, "key": key.decode() if isinstance(key, bytes) else key}
 
 
-def _baits(tag: str) -> list[int]:
+def baits_of(tag: str) -> list[int]:
     """The host's ids of the bait processes, in their order."""
     found = {}
     for folder in Path("/proc").iterdir():

@@ -24,7 +24,7 @@ from lis_kernel.sandbox.policy import parse
 from lis_kernel.sandbox.proxy import MAX_KEPT, Bounds, Proxy
 from lis_kernel.types import Attempt
 
-__all__ = ["NAMES", "records", "run"]
+__all__ = ["NAMES", "NO_REFUSAL", "judge", "records", "run"]
 
 RUN = ("/run/lis", RUN_INSIDE)
 """Where a sandbox has its sockets, as it sees them."""
@@ -91,7 +91,7 @@ async def run(ground: Ground, listeners: Listeners) -> Mapping[str, Outcome]:
         await listeners.settle()
         recorded["drown_the_record"] = list(box.sandbox.attempts())
     return {
-        name: _judge(ground, listeners, world, report, recorded) for name, report in reports.items()
+        name: judge(ground, listeners, world, report, recorded) for name, report in reports.items()
     }
 
 
@@ -136,7 +136,7 @@ def records(attempts: Sequence[Attempt]) -> dict[str, list[Attempt]]:
     return found
 
 
-def _judge(
+def judge(
     ground: Ground,
     listeners: Listeners,
     world: World,

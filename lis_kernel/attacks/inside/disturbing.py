@@ -13,7 +13,7 @@ import signal
 import site
 import sysconfig
 
-from .driver import Facts, Refused, attempt, syscall
+from .driver import Facts, Refused, Skip, attempt, syscall
 from .plant import name_of
 from .words import first
 
@@ -125,6 +125,8 @@ def open_the_neighbours_control_group(facts: Facts) -> str:
         os.close(os.open(path, os.O_WRONLY))
         return f"{path} opens for writing"
 
+    if facts["canary"] and (os.getuid() != 0 or not any(map(os.path.isfile, places))):
+        raise Skip("only root could show it, with control groups mounted")
     wall = "no control groups are mounted, or read-only"
     return first([lambda p=p: try_to(p) for p in places], wall)  # type: ignore[misc]
 

@@ -137,14 +137,26 @@ def _queue(tag: str, word: str) -> None:
 
 
 def _key(tag: str, word: str) -> None:
-    """In the keyring of the user, whom all sandboxes of one uid share."""
-    text = word.encode()
-    ring = ctypes.c_long(USER_KEYRING)
-    key = syscall((248, 217), b"user", STATE["name"].encode(), text, len(text), ring)
+    STATE["key"] = keep_key(tag, word)
+
+
+def keep_key(tag: str, word: str) -> int:
+    """A key in the keyring of the user, which all processes of one uid share; its number.
+
+    Raises: OSError: the sandbox, or the machine, lets nobody have one.
+    """
+    text, ring = word.encode(), ctypes.c_long(USER_KEYRING)
+    key = syscall((248, 217), b"user", name_of(tag).encode(), text, len(text), ring)
     set_permissions, set_timeout, possessor_and_user = 5, 15, 0x3F3F0000
     syscall((250, 219), set_permissions, key, possessor_and_user)
     syscall((250, 219), set_timeout, key, 120)
-    STATE["key"] = key
+    return key
+
+
+def drop_key(key: int) -> None:
+    unlink = 9
+    with contextlib.suppress(OSError):
+        syscall((250, 219), unlink, key, ctypes.c_long(USER_KEYRING))
 
 
 def _check(result: int) -> int:
@@ -220,10 +232,8 @@ def uproot() -> None:
         bait.wait()
     for sock in STATE.get("listening", ()):
         sock.close()
-    unlink = 9
     if "key" in STATE:
-        with contextlib.suppress(OSError):
-            syscall((250, 219), unlink, STATE["key"], ctypes.c_long(USER_KEYRING))
+        drop_key(STATE["key"])
     for folder in (".", STATE["home"]):
         with contextlib.suppress(OSError):
             os.unlink(os.path.join(folder, STATE["name"]))

@@ -254,6 +254,8 @@ def command(
     argv += ["--ro-bind", str(at("image")), image.PREFIX]
     argv += ["--ro-bind", str(at("guest")), GUEST_INSIDE]
     argv += ["--proc", "/proc", "--dev", "/dev"]
+    if Path("/proc/keys").exists():  # the names of its owner's keys, which no namespace hides
+        argv += ["--ro-bind", "/dev/null", "/proc/keys"]
     disk = at("disk")
     for name, inside in DISK.items():
         argv += ["--bind", str(disk / name), inside]

@@ -265,10 +265,13 @@ def read_the_neighbours_key(facts: Facts) -> str:
 
 @attempt
 def list_keys(facts: Facts) -> str:
-    with open("/proc/keys", encoding="utf-8", errors="replace") as file:
-        if name_of(facts["tag"]) in file.read():
-            return "/proc/keys shows the neighbour's"
-    raise Refused("not in /proc/keys", "a keyring of its own, or none")
+    try:
+        with open("/proc/keys", encoding="utf-8", errors="replace") as file:
+            if name_of(facts["tag"]) in file.read():
+                return "/proc/keys shows the neighbour's"
+    except OSError as error:
+        raise Refused(str(error), "/proc/keys is masked") from error
+    raise Refused("not in /proc/keys", "/proc/keys is masked, or shows another uid's keys")
 
 
 from . import disturbing  # noqa: E402, F401  of this family; last, for it fills the disk

@@ -194,19 +194,19 @@ def test_the_record_is_cut_at_the_marks() -> None:
     }
 
 
-def test_a_refusal_without_a_record_is_a_breach(listeners: Listeners) -> None:
+async def test_a_refusal_without_a_record_is_a_breach(listeners: Listeners) -> None:
     refused = Report("spell_the_loopback_short", "refused", "HTTP/1.1 403", wall="the proxy")
     world = World(listeners)
 
     def result(ground: Ground, report: Report, *told: Attempt) -> str:
         return judge(ground, listeners, world, report, {report.name: told}).result
 
-    here = Ground("bubblewrap")
-    assert result(here, refused, entry("?")) == "blocked"
-    assert result(here, refused, entry("good.example", True)) == "breached"
-    assert result(here, refused) == "breached"
-    untold = refused._replace(name="upgrade_the_connection")
-    assert untold.name in NO_REFUSAL and result(here, untold) == "blocked"
-    assert result(here, refused._replace(name="leave_no_record"), entry("?")) == "breached"
-    assert result(Ground("local", canary=True), refused) == "blocked"
-    assert result(here, refused._replace(outcome="skipped")) == "skipped"
+    async with Ground("bubblewrap") as here, Ground("local", canary=True) as canary:
+        assert result(here, refused, entry("?")) == "blocked"
+        assert result(here, refused, entry("good.example", True)) == "breached"
+        assert result(here, refused) == "breached"
+        untold = refused._replace(name="upgrade_the_connection")
+        assert untold.name in NO_REFUSAL and result(here, untold) == "blocked"
+        assert result(here, refused._replace(name="leave_no_record"), entry("?")) == "breached"
+        assert result(canary, refused) == "blocked"
+        assert result(here, refused._replace(outcome="skipped")) == "skipped"

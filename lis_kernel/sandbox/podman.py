@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lis_kernel.errors import SandboxUnavailable
 from lis_kernel.sandbox.docker import API_SECONDS, DockerSandbox, load_sdk
@@ -22,6 +22,16 @@ if TYPE_CHECKING:
 
 __all__ = ["PodmanSandbox"]
 
+PASSED_ON = (
+    "HOME",
+    "XDG_RUNTIME_DIR",
+    "XDG_CONFIG_HOME",
+    "XDG_DATA_HOME",
+    "CONTAINER_HOST",
+    "CONTAINERS_CONF",
+    "CONTAINERS_STORAGE_CONF",
+)
+"""Without these `podman` would look at another store of containers."""
 IDLE_SECONDS = 60
 """A service that we started ends itself after so long without a request."""
 
@@ -54,6 +64,11 @@ class PodmanSandbox(DockerSandbox):
             except (sdk.errors.DockerException, OSError) as error:
                 failed = error
         raise SandboxUnavailable(f"podman's service does not answer: {failed}")
+
+    @classmethod
+    def engine(cls) -> dict[str, Any]:
+        environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        return {"engine": "podman", "environment": environment}
 
 
 def _running() -> str | None:

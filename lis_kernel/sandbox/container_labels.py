@@ -18,7 +18,15 @@ from lis_kernel.sandbox.state import runtime_dir
 if TYPE_CHECKING:
     from docker import DockerClient
 
-__all__ = ["LABEL", "listed", "owner_labels", "pid_namespace", "process_start", "remove_orphans"]
+__all__ = [
+    "LABEL",
+    "listed",
+    "owner_labels",
+    "pid_namespace",
+    "process_start",
+    "remove_orphans",
+    "strays",
+]
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +51,35 @@ def listed(client: DockerClient) -> Iterator[tuple[Any, bool | None]]:
     """Every container of ours, and whether its owner lives: None if that cannot be told here."""
     for found in client.containers.list(all=True, ignore_removed=True, filters={"label": LABEL}):
         yield found, _alive(found.labels)
+
+
+def strays(client: DockerClient, backend: str) -> list[tuple[Any, dict[str, Any]]]:
+    """Containers that have no folder of a sandbox any more, each with its row for `lis ps`.
+
+    Those of other places (`LIS_RUNTIME_DIR`) only where their owner is dead.
+    """
+    found = []
+    base = runtime_dir()
+    for container, alive in listed(client):
+        labels = container.labels
+        name, here = labels.get("lis.id", "?"), labels.get("lis.runtime") == str(base)
+        if (base / name).exists() or not (here or alive is False):
+            continue
+        pid, created = labels.get("lis.owner.pid", ""), float(labels.get("lis.created") or 0)
+        row = {
+            "id": name,
+            "backend": backend,
+            "owner": int(pid) if pid.isdigit() else None,
+            "alive": alive is not False,
+            "created": created,
+            "age": max(0.0, time.time() - created),
+            "ttl": float(labels.get("lis.ttl") or 0) or None,
+            "processes": 0,
+            "host_uid": None,
+            "folder": None,
+        }
+        found.append((container, row))
+    return found
 
 
 def _alive(labels: Mapping[str, str]) -> bool | None:

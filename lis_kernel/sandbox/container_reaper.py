@@ -20,7 +20,7 @@ from typing import Any
 
 __all__ = ["remove_container"]
 
-MAKING_SECONDS = 3.0
+MAKING_SECONDS = 2.0
 """An engine that was asked for a container has made it by then."""
 PATIENCE = 10.0
 """Seconds until an engine that does not do it is given up."""

@@ -98,6 +98,16 @@ class DockerSandbox(ProcessSandbox):
         return client
 
     @classmethod
+    def running(cls) -> DockerClient | None:
+        """A client of an engine that runs already; None where one would have to be started."""
+        if not Path(cls.engine()["socket"]).is_socket():
+            return None
+        try:
+            return cls.connect(LAST_SECONDS)
+        except SandboxUnavailable:
+            return None
+
+    @classmethod
     def engine(cls) -> dict[str, Any]:
         """What a program of the standard library needs to remove a container without us.
 

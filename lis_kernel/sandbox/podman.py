@@ -66,6 +66,13 @@ class PodmanSandbox(DockerSandbox):
         raise SandboxUnavailable(f"podman's service does not answer: {failed}")
 
     @classmethod
+    def running(cls) -> DockerClient | None:
+        try:
+            return cls.connect() if _running() is not None else None
+        except SandboxUnavailable:
+            return None
+
+    @classmethod
     def engine(cls) -> dict[str, Any]:
         environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         return {"engine": "podman", "environment": environment}

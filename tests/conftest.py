@@ -1,7 +1,7 @@
 """What a test needs of the machine, said by its markers.
 
-`bwrap`, `localmodel`, `docker` and `podman` tests look for their need first. Where it is missing
-they are skipped with the reason on a user's machine, and fail under `CI=true`.
+Tests marked `bwrap`, `localmodel`, `docker`, `crun` or `podman` look for their need first. Where it
+is missing they are skipped with the reason on a user's machine, and fail under `CI=true`.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ NEEDS: dict[str, Callable[[], str]] = {
     "bwrap": no_bwrap,
     "localmodel": no_weights,
     "docker": engines.no_docker,
+    "crun": engines.no_crun,
     "podman": engines.no_podman,
 }
 

@@ -52,6 +52,15 @@ def no_docker() -> str:
 
 
 @cache
+def no_crun() -> str:
+    """Why the Docker daemon here has no second runtime, or nothing."""
+    if reason := no_docker():
+        return reason
+    known = DockerSandbox.connect().info()["Runtimes"]
+    return "" if "crun" in known else f"the daemon knows {', '.join(known)}, but not crun"
+
+
+@cache
 def no_podman() -> str:
     """Why there is no Podman here, or nothing. Takes the image from Docker."""
     if shutil.which("podman") is None:
@@ -118,7 +127,8 @@ def _podman_settings() -> Path:
 def _start_daemon() -> None:
     log = Path(tempfile.gettempdir()) / "lis-test-dockerd.log"
     with log.open("wb") as out:
-        daemon = subprocess.Popen(["dockerd"], stdout=out, stderr=out, start_new_session=True)
+        command = ["dockerd", *_second_runtime()]
+        daemon = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
     atexit.register(daemon.terminate)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
@@ -130,6 +140,22 @@ def _start_daemon() -> None:
         except LisKernelError:
             time.sleep(0.2)
     raise OSError(f"dockerd does not answer, see {log}")
+
+
+def _second_runtime() -> list[str]:
+    """dockerd's arguments for crun beside its own runc, where there is one."""
+    if shutil.which("crun") is None:
+        return []
+    CACHE.mkdir(parents=True, exist_ok=True)
+    # crun refuses control groups of versions 1 and 2 side by side: let it see version 1 alone
+    hide = "umount /sys/fs/cgroup/unified 2>/dev/null; exec crun"
+    path = CACHE / "test-crun"
+    path.write_text(
+        '#!/bin/sh\n[ -e /sys/fs/cgroup/cgroup.controllers ] && exec crun "$@"\n'
+        f'exec unshare --mount --propagation slave sh -c \'{hide} "$@"\' crun "$@"\n'
+    )
+    path.chmod(0o755)
+    return ["--add-runtime", f"crun={path}"]
 
 
 def _base() -> Path:

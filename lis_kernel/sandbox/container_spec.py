@@ -116,7 +116,6 @@ class Spec:
         if self.config.root:
             limits["notes"] = ["/ is writable, on the daemon's disk, without a bound"]
         return {
-            "runtime": self.config.runtime or "default",
             "root": self.config.root,
             "host_uid": os.getuid() if self.rootless else self.uid,
             "limits": limits,

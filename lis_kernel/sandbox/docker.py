@@ -16,7 +16,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -67,6 +67,7 @@ class DockerSandbox(ProcessSandbox):
     _breaches: Breaches | None = None
     _keeper: Keeper | None = None
     _rootless = False
+    _runtime = ""
     _asked = _made = False
     _image: Mapping[str, Any] | None = None
     _expired = False
@@ -131,8 +132,7 @@ class DockerSandbox(ProcessSandbox):
         name = self.config.image or container_image.default_tag()
         self._image = await asyncio.to_thread(container_image.facts, client, name, self.backend)
         daemon = await asyncio.to_thread(client.info)
-        if self.config.runtime is not None:
-            _check_runtime(self.config.runtime, sorted(daemon.get("Runtimes") or {}))
+        self._check_runtime(daemon)
         self._rootless = any("rootless" in word for word in daemon.get("SecurityOptions") or [])
         if self.config.root:
             self.say(f"{self.backend}: ROOT inside; / is writable, without a bound")
@@ -170,6 +170,18 @@ class DockerSandbox(ProcessSandbox):
         self._record()
         if self.limits.sandbox_seconds is not None:
             asyncio.get_running_loop().call_later(self.limits.sandbox_seconds, self._expire)
+
+    def _check_runtime(self, daemon: Mapping[str, Any]) -> None:
+        """Raises: ConfigError: a container cannot have the runtime that was asked for."""
+        asked, known = self.config.runtime, sorted(daemon.get("Runtimes") or {})
+        self._runtime = asked or str(daemon.get("DefaultRuntime", ""))
+        if asked is not None and asked not in known and not asked.startswith(SHIMS):
+            raise ConfigError(
+                "runtime",
+                f"the daemon has no runtime {asked!r}.",
+                f"It has {', '.join(known) or 'none to name'}: register yours with the daemon, or "
+                "take one of these.",
+            )
 
     async def _settle(self) -> None:
         folder = new_folder()
@@ -376,19 +388,8 @@ class DockerSandbox(ProcessSandbox):
     def describe(self) -> Mapping[str, Any]:
         """Image and packages, and the limits as they hold here, which may be tighter than asked."""
         held = self._spec.facts() if self._spec is not None else {}
-        walls = {"seccomp": seccomp.digest()}  # on top of the engine's own
-        return {**super().describe(), **held, **walls, **(self._image or {})}
-
-
-def _check_runtime(runtime: str, known: Sequence[str]) -> None:
-    """Raises: ConfigError: the daemon does not know it."""
-    if runtime not in known and not runtime.startswith(SHIMS):
-        raise ConfigError(
-            "runtime",
-            f"the daemon has no runtime {runtime!r}.",
-            f"It has {', '.join(known) or 'none to name'}. Register yours with the daemon, or "
-            "leave it out.",
-        )
+        walls = {"runtime": self._runtime, "seccomp": seccomp.digest()}  # on top of the engine's
+        return {**super().describe(), **walls, **held, **(self._image or {})}
 
 
 def load_sdk() -> Any:

@@ -10,10 +10,11 @@ import os
 import shutil
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lis_kernel.errors import SandboxUnavailable
+from lis_kernel.errors import ConfigError, SandboxUnavailable
 from lis_kernel.sandbox.docker import API_SECONDS, DockerSandbox, load_sdk
 from lis_kernel.sandbox.state import runtime_dir
 
@@ -64,6 +65,18 @@ class PodmanSandbox(DockerSandbox):
             except (sdk.errors.DockerException, OSError) as error:
                 failed = error
         raise SandboxUnavailable(f"podman's service does not answer: {failed}")
+
+    def _check_runtime(self, daemon: Mapping[str, Any]) -> None:
+        """Podman's Docker-compatible service takes a runtime's name and uses its own (4.3)."""
+        asked, own = self.config.runtime, str(daemon.get("DefaultRuntime", ""))
+        self._runtime = own
+        if asked not in (None, own):
+            raise ConfigError(
+                "runtime",
+                f"podman's service runs every container with {own!r}, not {asked!r}.",
+                "Set `runtime` under [engine] in containers.conf and restart the service, or use "
+                "--backend docker.",
+            )
 
     @classmethod
     def running(cls) -> DockerClient | None:

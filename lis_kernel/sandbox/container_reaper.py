@@ -25,6 +25,8 @@ MAKING_SECONDS = 2.0
 PATIENCE = 10.0
 """Seconds until an engine that does not do it is given up."""
 API_SECONDS = 5.0
+NOT_THERE = 1
+"""Exit status of `podman container exists` where there is none."""
 
 
 class UnixConnection(HTTPConnection):
@@ -59,15 +61,21 @@ def remove_container(name: str, facts: dict[str, Any]) -> bool:
 def _gone(name: str, facts: dict[str, Any]) -> bool:
     """Ask for its removal once; True if there is none."""
     if facts.get("engine") == "podman":
-        command = ["podman", "rm", "--force", "--volumes", "--time", "0", name]
-        env = {**os.environ, **facts.get("environment", {})}
-        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-        return done.returncode != 0 and "no such container" in done.stderr.lower()
+        return _podman(["exists", name], facts) == NOT_THERE or (
+            _podman(["rm", "--force", "--volumes", "--time", "0", name], facts) == 0
+            and _podman(["exists", name], facts) == NOT_THERE
+        )
     connection = UnixConnection(facts.get("socket", ""))
     with contextlib.suppress(OSError, HTTPException), contextlib.closing(connection):
         connection.request("DELETE", f"/containers/{name}?force=1&v=1")
         return connection.getresponse().status == 404
     return False
+
+
+def _podman(arguments: list[str], facts: dict[str, Any]) -> int:
+    env = {**os.environ, **facts.get("environment", {})}
+    command = ["podman", "container", *arguments]
+    return subprocess.run(command, env=env, capture_output=True, check=False).returncode
 
 
 def main(folder: Path) -> None:

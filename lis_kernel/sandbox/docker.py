@@ -132,6 +132,7 @@ class DockerSandbox(ProcessSandbox):
         name = self.config.image or container_image.default_tag()
         self._image = await asyncio.to_thread(container_image.facts, client, name, self.backend)
         daemon = await asyncio.to_thread(client.info)
+        client.close()
         self._check_runtime(daemon)
         self._rootless = any("rootless" in word for word in daemon.get("SecurityOptions") or [])
         if self.config.root:
@@ -152,6 +153,8 @@ class DockerSandbox(ProcessSandbox):
             {CA_INSIDE: ca} if ca is not None else {},
         )
         self._pid1 = PidOne(host / "s")
+        # anew: the network may have taken its time, and Podman's service ends itself
+        client = await asyncio.to_thread(self.connect)
         starting = asyncio.create_task(asyncio.to_thread(self._run, client, arguments(self._spec)))
         try:
             await asyncio.shield(starting)

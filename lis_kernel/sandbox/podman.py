@@ -33,8 +33,11 @@ PASSED_ON = (
     "CONTAINERS_STORAGE_CONF",
 )
 """Without these `podman` would look at another store of containers."""
-IDLE_SECONDS = 60
-"""A service that we started ends itself after so long without a request."""
+IDLE_SECONDS = 3
+"""A service that we started ends itself after so long without a request: nothing is left behind.
+
+Whoever holds a client for longer asks for a new one.
+"""
 
 
 class PodmanSandbox(DockerSandbox):

@@ -17,6 +17,8 @@ from lis_kernel.sandbox import container_image, container_spec
 from lis_kernel.sandbox.container_labels import owner_labels, remove_orphans
 from lis_kernel.sandbox.container_spec import Spec, arguments
 from lis_kernel.sandbox.docker import DockerSandbox
+from lis_kernel.sandbox.podman import PodmanSandbox
+from lis_kernel.sandbox.state import runtime_dir
 
 
 def spec(tmp_path, limits: Limits | None = None, **config) -> Spec:
@@ -141,9 +143,10 @@ except PermissionError: print("closed")
 OWNER = """
 import asyncio, sys
 from lis_kernel.config import Limits, SandboxConfig
-from lis_kernel.sandbox.docker import DockerSandbox
+from lis_kernel import registry
 async def main():
-    sandbox = DockerSandbox(SandboxConfig(), Limits())
+    made = registry.load(registry.SANDBOXES, sys.argv[1], "backend")
+    sandbox = made(SandboxConfig(backend=sys.argv[1]), Limits())
     await sandbox.start()
     await sandbox.launch_kernel()
     print(sandbox.state.name, flush=True)
@@ -152,16 +155,27 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.docker
-def test_a_killed_owner_leaves_no_container() -> None:
-    owner = subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True)
+@pytest.mark.parametrize(
+    "engine",
+    [
+        pytest.param(DockerSandbox, marks=pytest.mark.docker),
+        pytest.param(PodmanSandbox, marks=pytest.mark.podman),
+    ],
+)
+def test_a_killed_owner_leaves_no_container(engine: type[DockerSandbox]) -> None:
+    owner = subprocess.Popen(
+        [sys.executable, "-c", OWNER, engine.backend], stdout=subprocess.PIPE, text=True
+    )
     name = owner.stdout.readline().strip()
-    client = DockerSandbox.connect()
+    client = engine.connect()
     assert client.containers.list(filters={"name": f"lis-{name}"})
     owner.kill()
     owner.wait()
     deadline = time.monotonic() + 5
     while client.containers.list(all=True, filters={"name": f"lis-{name}"}, ignore_removed=True):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    while (runtime_dir() / name).exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
 

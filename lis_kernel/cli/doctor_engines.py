@@ -18,7 +18,7 @@ from typing import Any
 
 from lis_kernel.errors import SandboxUnavailable
 from lis_kernel.sandbox import container_image
-from lis_kernel.sandbox.docker import LAST_SECONDS, DockerSandbox
+from lis_kernel.sandbox.container_engine import LAST_SECONDS, DockerEngine
 
 __all__ = ["docker", "podman"]
 
@@ -33,7 +33,7 @@ def docker() -> Row:
     if find_spec("docker") is None:
         return None, "the SDK is not installed: pip install 'lis-kernel[docker]'"
     try:
-        client = DockerSandbox.connect(LAST_SECONDS)
+        client = DockerEngine.connect(LAST_SECONDS)
     except SandboxUnavailable as error:
         if "DOCKER_HOST" in os.environ or shutil.which("dockerd") or shutil.which("docker"):
             return None, str(error)

@@ -21,12 +21,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lis_kernel.errors import ConfigError, SandboxError, SandboxLost, SandboxUnavailable
+from lis_kernel.errors import SandboxError, SandboxLost, SandboxUnavailable
 from lis_kernel.protocols import KernelProcess
 from lis_kernel.sandbox import container_image, mounts, seccomp
 from lis_kernel.sandbox.base import ProcessSandbox
 from lis_kernel.sandbox.breaches import Breaches
 from lis_kernel.sandbox.container import OWNER_FD, READY_FD, ContainerKernel, PidOne, clear
+from lis_kernel.sandbox.container_engine import LAST_SECONDS, DockerEngine, load_sdk
 from lis_kernel.sandbox.container_labels import remove_orphans
 from lis_kernel.sandbox.container_spec import (
     FOLDERS,
@@ -45,18 +46,14 @@ from lis_kernel.types import Verdict
 if TYPE_CHECKING:
     from docker import DockerClient
 
-__all__ = ["DockerSandbox", "load_sdk"]
+__all__ = ["DockerSandbox"]
 
 log = logging.getLogger(__name__)
 
-API_SECONDS, LAST_SECONDS = 60, 5
 START_SECONDS = 60.0
-SOCKET = "unix:///var/run/docker.sock"
-SHIMS = "io.containerd."
-"""Newer daemons take a runtime by such a name too, without having it in their list."""
 
 
-class DockerSandbox(ProcessSandbox):
+class DockerSandbox(DockerEngine, ProcessSandbox):
     """A container that lives as long as the sandbox; kernels come and go in it."""
 
     backend: ClassVar[str] = "docker"
@@ -70,52 +67,13 @@ class DockerSandbox(ProcessSandbox):
     _runtime = ""
     _asked = _made = False
     _image: Mapping[str, Any] | None = None
-    _expired = False
+    _ends: float | None = None
+    """When its time is over; PID 1 keeps it too, should this process stand still."""
     _told_end = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._cleaning = threading.Lock()
-
-    @classmethod
-    def connect(cls, seconds: int = API_SECONDS) -> DockerClient:
-        """A client of the daemon.
-
-        Raises:
-            SandboxUnavailable: no SDK, no daemon, or one on another machine.
-        """
-        sdk = load_sdk()
-        try:
-            client: DockerClient = sdk.from_env(timeout=seconds)
-        except sdk.errors.DockerException as error:
-            raise SandboxUnavailable(
-                f"no Docker daemon answers ({error}): start it, be in its group, or set DOCKER_HOST"
-            ) from error
-        if client.api.base_url != "http+docker://localhost":  # how the SDK writes a unix socket
-            raise SandboxUnavailable(
-                f"the daemon at {client.api.base_url} is on another machine; the sandbox's unix "
-                "sockets do not reach it. Use a daemon on this one."
-            )
-        return client
-
-    @classmethod
-    def running(cls) -> DockerClient | None:
-        """A client of an engine that runs already; None where one would have to be started."""
-        if not Path(cls.engine()["socket"]).is_socket():
-            return None
-        try:
-            return cls.connect(LAST_SECONDS)
-        except SandboxUnavailable:
-            return None
-
-    @classmethod
-    def engine(cls) -> dict[str, Any]:
-        """What a program of the standard library needs to remove a container without us.
-
-        Read by `container_reaper.py`, in the record.
-        """
-        socket = os.environ.get("DOCKER_HOST", SOCKET).removeprefix("unix://")
-        return {"engine": "docker", "socket": socket}
 
     # -- life ------------------------------------------------------------------------------------
 
@@ -133,7 +91,7 @@ class DockerSandbox(ProcessSandbox):
         self._image = await asyncio.to_thread(container_image.facts, client, name, self.backend)
         daemon = await asyncio.to_thread(client.info)
         client.close()
-        self._check_runtime(daemon)
+        self._runtime = self.runtime_of(self.config.runtime, daemon)
         self._rootless = any("rootless" in word for word in daemon.get("SecurityOptions") or [])
         if self.config.root:
             self.say(f"{self.backend}: ROOT inside; / is writable, without a bound")
@@ -155,6 +113,8 @@ class DockerSandbox(ProcessSandbox):
         self._pid1 = PidOne(host / "s")
         # anew: the network may have taken its time, and Podman's service ends itself
         client = await asyncio.to_thread(self.connect)
+        if self.limits.sandbox_seconds is not None:
+            self._ends = time.monotonic() + self.limits.sandbox_seconds
         starting = asyncio.create_task(asyncio.to_thread(self._run, client, arguments(self._spec)))
         try:
             await asyncio.shield(starting)
@@ -171,20 +131,9 @@ class DockerSandbox(ProcessSandbox):
         self._link_folders(self._pid1)
         self._breaches = Breaches(self._pid1.pid, self._pid1.folders.values())
         self._record()
-        if self.limits.sandbox_seconds is not None:
-            asyncio.get_running_loop().call_later(self.limits.sandbox_seconds, self._expire)
-
-    def _check_runtime(self, daemon: Mapping[str, Any]) -> None:
-        """Raises: ConfigError: a container cannot have the runtime that was asked for."""
-        asked, known = self.config.runtime, sorted(daemon.get("Runtimes") or {})
-        self._runtime = asked or str(daemon.get("DefaultRuntime", ""))
-        if asked is not None and asked not in known and not asked.startswith(SHIMS):
-            raise ConfigError(
-                "runtime",
-                f"the daemon has no runtime {asked!r}.",
-                f"It has {', '.join(known) or 'none to name'}: register yours with the daemon, or "
-                "take one of these.",
-            )
+        if self._ends is not None:
+            left = self._ends - time.monotonic()
+            asyncio.get_running_loop().call_later(left, self._pid1.close)
 
     async def _settle(self) -> None:
         folder = new_folder()
@@ -297,11 +246,6 @@ class DockerSandbox(ProcessSandbox):
             return "there is no network. A package's file can be given by its path."
         return None
 
-    def _expire(self) -> None:
-        if self._pid1 is not None and not self._pid1.lost.is_set():
-            self._expired = True
-            self._pid1.close()
-
     async def stop(self) -> None:
         if self._process is not None:
             self._process.kill()
@@ -370,7 +314,7 @@ class DockerSandbox(ProcessSandbox):
         if self._pid1 is None or not self._pid1.lost.is_set() or self._told_end:
             return found
         self._told_end = True
-        if self._expired:
+        if self._ends is not None and time.monotonic() >= self._ends:
             return "timeout"
         return "oom" if found == "oom" or self._was_out_of_memory() else "killed"
 
@@ -393,14 +337,3 @@ class DockerSandbox(ProcessSandbox):
         held = self._spec.facts() if self._spec is not None else {}
         walls = {"runtime": self._runtime, "seccomp": seccomp.digest()}  # on top of the engine's
         return {**super().describe(), **walls, **held, **(self._image or {})}
-
-
-def load_sdk() -> Any:
-    """The Docker SDK. Raises: SandboxUnavailable."""
-    try:
-        import docker
-    except ImportError as error:
-        raise SandboxUnavailable(
-            "the Docker SDK is not installed: run `pip install 'lis-kernel[docker]'`"
-        ) from error
-    return docker

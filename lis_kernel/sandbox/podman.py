@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lis_kernel.errors import ConfigError, SandboxUnavailable
-from lis_kernel.sandbox.docker import API_SECONDS, DockerSandbox, load_sdk
+from lis_kernel.sandbox.container_engine import API_SECONDS, load_sdk
+from lis_kernel.sandbox.docker import DockerSandbox
 from lis_kernel.sandbox.state import runtime_dir
 
 if TYPE_CHECKING:
@@ -69,10 +70,10 @@ class PodmanSandbox(DockerSandbox):
                 failed = error
         raise SandboxUnavailable(f"podman's service does not answer: {failed}")
 
-    def _check_runtime(self, daemon: Mapping[str, Any]) -> None:
-        """Podman's Docker-compatible service takes a runtime's name and uses its own (4.3)."""
-        asked, own = self.config.runtime, str(daemon.get("DefaultRuntime", ""))
-        self._runtime = own
+    @classmethod
+    def runtime_of(cls, asked: str | None, daemon: Mapping[str, Any]) -> str:
+        """Its own: Podman's Docker-compatible service takes a name and runs another (4.3)."""
+        own = str(daemon.get("DefaultRuntime", ""))
         if asked not in (None, own):
             raise ConfigError(
                 "runtime",
@@ -80,6 +81,7 @@ class PodmanSandbox(DockerSandbox):
                 "Set `runtime` under [engine] in containers.conf and restart the service, or use "
                 "--backend docker.",
             )
+        return own
 
     @classmethod
     def running(cls) -> DockerClient | None:

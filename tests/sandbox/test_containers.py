@@ -101,6 +101,22 @@ async def test_a_sandbox_has_its_time() -> None:
 
 
 @pytest.mark.docker
+async def test_its_time_is_over_also_where_the_owner_stands_still() -> None:
+    sandbox = DockerSandbox(SandboxConfig(), Limits(sandbox_seconds=1))
+    await sandbox.start()
+    try:
+        client = DockerSandbox.connect()
+        deadline = time.monotonic() + 6
+        while client.api.containers(all=True, filters={"name": f"lis-{sandbox.state.name}"}):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)  # blocks the loop
+        await asyncio.sleep(0.1)
+        assert sandbox.verdict() == "timeout"
+    finally:
+        await sandbox.stop()
+
+
+@pytest.mark.docker
 async def test_files_can_be_taken_out_of_a_dead_container(tmp_path) -> None:
     sandbox = DockerSandbox(SandboxConfig(), Limits())
     session = KernelSession(sandbox, sandbox.limits, "pass")

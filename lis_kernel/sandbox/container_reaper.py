@@ -59,17 +59,21 @@ def remove_container(name: str, facts: dict[str, Any]) -> bool:
 
 
 def _gone(name: str, facts: dict[str, Any]) -> bool:
-    """Ask for its removal once; True if there is none."""
+    """Ask for its removal once; True if there is none, or no engine."""
     if facts.get("engine") == "podman":
         return _podman(["exists", name], facts) == NOT_THERE or (
             _podman(["rm", "--force", "--volumes", "--time", "0", name], facts) == 0
             and _podman(["exists", name], facts) == NOT_THERE
         )
     connection = UnixConnection(facts.get("socket", ""))
-    with contextlib.suppress(OSError, HTTPException), contextlib.closing(connection):
-        connection.request("DELETE", f"/containers/{name}?force=1&v=1")
-        return connection.getresponse().status == 404
-    return False
+    try:
+        with contextlib.closing(connection):
+            connection.request("DELETE", f"/containers/{name}?force=1&v=1")
+            return connection.getresponse().status == 404
+    except (FileNotFoundError, ConnectionRefusedError):
+        return True  # no daemon, nobody to ask: whoever starts a sandbox next looks by labels
+    except (OSError, HTTPException):
+        return False
 
 
 def _podman(arguments: list[str], facts: dict[str, Any]) -> int:

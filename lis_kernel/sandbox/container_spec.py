@@ -36,8 +36,8 @@ FOLDERS = {"/testbed": "testbed", "/tmp": "tmp", "/home/user": "home", RUN_INSID
 """The container's writable folders and their names in the state folder."""
 HOST_INSIDE = "/opt/lis-guest/host"
 """Where the container sees, read-only, the few files and sockets that the host made for it."""
-SHARES = {"/testbed": 8, "/tmp": 4, "/home/user": 3, "/dev/shm": 1}
-"""Sixteenths of the writable space."""
+SHARES = {"/testbed": 6, "/tmp": 4, "/home/user": 5, "/dev/shm": 1}
+"""Sixteenths of the writable space; what pip installs lies in the home folder."""
 RUN_BYTES = 1 << 20
 """Of `RUN_INSIDE`."""
 OF_MEMORY = 0.75

@@ -177,6 +177,17 @@ def test_a_container_that_the_daemon_makes_for_the_dead_is_removed(runtime) -> N
     assert not folder.exists()
 
 
+def test_without_a_daemon_the_rest_is_removed_at_once(runtime) -> None:
+    folder = runtime / "0000cafe"
+    folder.mkdir()
+    facts = {"engine": "docker", "socket": str(runtime / "none.sock"), "made": True}
+    (folder / "state.json").write_text(json.dumps({"container": facts}))
+    begun = time.monotonic()
+    reap(folder)
+    assert not folder.exists()
+    assert time.monotonic() - begun < 3
+
+
 @pytest.mark.docker
 def test_a_container_is_listed_and_ended_by_clean(runtime) -> None:
     process = owner(1, "docker")

@@ -119,6 +119,7 @@ def _start() -> str:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        cwd=socket.parent,  # where a container's monitor leaves a file `oom` when memory runs out
         start_new_session=True,
     )
     deadline = time.monotonic() + 10

@@ -1,7 +1,7 @@
 """What a test needs of the machine, said by its markers.
 
-`bwrap`, `localmodel`, `docker` and `podman` tests look for their need first. Where it is missing
-they are skipped with the reason on a user's machine, and fail under `CI=true` (but for podman).
+Tests marked `bwrap`, `localmodel`, `docker`, `crun` or `podman` look for their need first. Where it
+is missing they are skipped with the reason on a user's machine, and fail under `CI=true`.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ NEEDS: dict[str, Callable[[], str]] = {
     "bwrap": no_bwrap,
     "localmodel": no_weights,
     "docker": engines.no_docker,
+    "crun": engines.no_crun,
     "podman": engines.no_podman,
 }
 
@@ -49,7 +50,7 @@ NEEDS: dict[str, Callable[[], str]] = {
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for marker, missing in NEEDS.items():
         if item.get_closest_marker(marker) and (reason := missing()):
-            if marker != "podman" and os.environ.get("CI") == "true":
+            if os.environ.get("CI") == "true":
                 pytest.fail(f"CI must have what {marker} tests need: {reason}", pytrace=False)
             pytest.skip(reason)
 

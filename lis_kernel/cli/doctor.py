@@ -146,6 +146,18 @@ assert os.getuid() == 1000
 """
 
 
+def _docker() -> tuple[bool | None, str]:
+    from lis_kernel.cli import doctor_engines
+
+    return doctor_engines.docker()
+
+
+def _podman() -> tuple[bool | None, str]:
+    from lis_kernel.cli import doctor_engines
+
+    return doctor_engines.podman()
+
+
 def _anthropic() -> tuple[bool | None, str]:
     return _key("ANTHROPIC_API_KEY", "--model anthropic/MODEL")
 
@@ -176,6 +188,8 @@ CHECKS: dict[str, Callable[[], tuple[bool | None, str]]] = {
     "bubblewrap": _bubblewrap,
     "image": _image,
     "sandbox": _sandbox,
+    "docker": _docker,
+    "podman": _podman,
     "anthropic": _anthropic,
     "openai": _openai,
     "local model": _local,

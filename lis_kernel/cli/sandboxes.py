@@ -1,12 +1,13 @@
 """`lis ps` and `lis clean`: the sandboxes of this user, and what dead owners left of theirs.
 
-What they know comes from the record in each sandbox's folder, see `sandbox/state.py`. A dead
-owner's sandbox is removed by its keeper within a second, so `clean` finds something only where the
-keeper was killed too.
+What they know comes from the record in each sandbox's folder, see `sandbox/state.py`, and from the
+labels of containers whose folder is gone. A dead owner's sandbox is removed by its keeper within a
+second, so `clean` finds something only where the keeper was killed too.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -16,6 +17,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from lis_kernel.sandbox import container_labels
+from lis_kernel.sandbox.docker import DockerSandbox
+from lis_kernel.sandbox.podman import PodmanSandbox
 from lis_kernel.sandbox.reaper import members, read_record, reap
 from lis_kernel.sandbox.state import owner_alive, runtime_dir
 
@@ -26,7 +30,7 @@ Json = Annotated[bool, typer.Option("--json", help="A list of objects.")]
 
 def ps(as_json: Json = False) -> None:
     """List this user's sandboxes: id, backend, owner, whether it lives, age and processes."""
-    found = [facts(folder) for folder in folders()]
+    found = [*(facts(folder) for folder in folders()), *(row for _, row in strays())]
     if as_json:
         print(json.dumps(found, indent=2))
         return
@@ -50,12 +54,17 @@ def clean(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Remove the sandboxes of dead owners: processes, control groups, mounts and folders."""
+    """Remove the sandboxes of dead owners: processes, containers, groups, mounts and folders."""
     removed = []
     for folder in folders():
         row = facts(folder)
         if everything or not row["alive"]:
             reap(folder)
+            removed.append(row)
+    for container, row in strays():
+        if everything or not row["alive"]:
+            with contextlib.suppress(Exception):  # it is going by itself
+                container.remove(force=True, v=True)
             removed.append(row)
     if as_json:
         print(json.dumps(removed, indent=2))
@@ -67,6 +76,17 @@ def folders() -> list[Path]:
     """The folders of this user's sandboxes, oldest name first."""
     base = runtime_dir()
     return sorted(path for path in base.iterdir() if (path / "owner").is_file())
+
+
+def strays() -> list[tuple[Any, dict[str, Any]]]:
+    """Containers of ours without a folder, of the engines that run; with their rows."""
+    found = []
+    for backend in (DockerSandbox, PodmanSandbox):
+        client = backend.running()
+        if client is not None:
+            with contextlib.suppress(Exception), contextlib.closing(client):
+                found += container_labels.strays(client, backend.backend)
+    return found
 
 
 def facts(folder: Path) -> dict[str, Any]:

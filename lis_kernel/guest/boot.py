@@ -117,7 +117,7 @@ def main(path):
 
     shell.events.register("post_run_cell", end_cell)
     if boot.get("packages"):
-        packages.stack(os.path.expanduser("~"))
+        packages.stack(os.path.expanduser("~"), boot.get("no_system"))
     os.chdir(boot.get("cwd", "/"))
     if boot.get("setup"):
         _set_up(shell)

@@ -1,9 +1,9 @@
-"""PID 1 of a container: `python -IS pid1.py SOCKET`.
+"""PID 1 of a container: `python -IS pid1.py SOCKET SECONDS`.
 
 The first code of ours that runs in the container, before any of the model's. It hands the host a
 descriptor of each writable folder, starts kernels and kills everything else when the host asks,
-reaps the dead, and ends when the host's end of the socket closes; with it ends the container. As
-PID 1 it can be neither killed nor stopped from inside.
+reaps the dead, and ends when the host's end of the socket closes, or after SECONDS unless that is
+empty; with it ends the container. As PID 1 it can be neither killed nor stopped from inside.
 """
 
 import ctypes
@@ -13,6 +13,7 @@ import select
 import signal
 import socket
 import sys
+import time
 
 FOLDERS = ("/testbed", "/tmp", "/home/user", "/opt/lis-guest/run")
 LIBC = ctypes.CDLL(None)
@@ -21,7 +22,8 @@ SKELETON = "/opt/lis/share/home"
 """What a home folder begins with: matplotlib's list of fonts costs 1-2 s to make anew."""
 
 
-def main(path):
+def main(path, seconds):
+    ends = time.monotonic() + float(seconds) if seconds else None
     LIBC.prctl(SET_DUMPABLE, 0)  # no ptrace by code of the same user
     owner = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     owner.connect(path)
@@ -39,7 +41,10 @@ def main(path):
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the one other signal that Python handles
     kernel = None
     while True:
-        readable, _, _ = select.select([owner, wake], [], [])
+        left = None if ends is None else max(0, ends - time.monotonic())
+        readable, _, _ = select.select([owner, wake], [], [], left)
+        if ends is not None and time.monotonic() >= ends:
+            os._exit(0)
         if wake in readable:
             os.read(wake, 4096)
         for pid, status in reap():
@@ -126,4 +131,4 @@ def copy(source, target):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

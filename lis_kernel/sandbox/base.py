@@ -80,7 +80,7 @@ class ProcessSandbox:
         _alive.add(self)
         await self._settle()
         self._record()
-        await self.network.start(self._public, self.state.files / "run", self._host_uid)
+        await self.network.start(self._public, self._door, self._host_uid)
 
     async def _settle(self) -> None:
         """Make the state folder, and whatever else must be there before the network."""
@@ -90,6 +90,11 @@ class ProcessSandbox:
     def _public(self) -> Path:
         """The folder for files that the sandbox may read, and nobody in it may write."""
         return self.state.root
+
+    @property
+    def _door(self) -> Path:
+        """The folder for the proxy's socket; `boot` is told where the sandbox sees it."""
+        return self.state.files / "run"
 
     @property
     def _host_uid(self) -> int | None:
@@ -107,10 +112,29 @@ class ProcessSandbox:
             self._process.kill()
             await self._process.wait()
 
-    def boot(self, cwd: str, run_inside: str) -> Boot:
-        """How the guest's kernel shall be, in a sandbox with walls of its own."""
-        network = self.network.guest(run_inside)
-        return Boot(cwd, self.caps, self.key, self.setup, network=network, packages=True)
+    def boot(self, cwd: str, door: str) -> Boot:
+        """How the guest's kernel shall be, in a sandbox with walls of its own.
+
+        `door` is where the sandbox sees `_door`.
+        """
+        network = self.network.guest(door)
+        return Boot(
+            cwd,
+            self.caps,
+            self.key,
+            self.setup,
+            network=network,
+            packages=True,
+            no_system=self._no_system_packages(),
+        )
+
+    def _no_system_packages(self) -> str | None:
+        """Why `apt-get install` cannot work in here, and what to do instead; None where it can."""
+        wheels = " takes wheels from /testbed/input" if self.network.kind == "none" else " NAME"
+        return (
+            "the system is read-only and you are not root. Use what is there; for Python "
+            f"packages, pip install{wheels}."
+        )
 
     async def _launch(self) -> KernelProcess:
         raise NotImplementedError

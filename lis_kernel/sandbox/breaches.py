@@ -32,6 +32,11 @@ class Breaches:
         self._full = False
 
     @property
+    def groups(self) -> list[Path]:
+        """The cgroups' folders."""
+        return sorted({path.parent for path, _ in self._files.values()})
+
+    @property
     def readable(self) -> bool:
         """False where the cgroup cannot be seen from here, as with a daemon in another VM."""
         return all(_read(*place) is not None for place in self._files.values()) and bool(

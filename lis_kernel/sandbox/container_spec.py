@@ -8,17 +8,25 @@ from __future__ import annotations
 
 import os
 import resource
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lis_kernel.config import Limits, SandboxConfig
-from lis_kernel.errors import ConfigError
+from lis_kernel.sandbox.container_labels import owner_labels
 from lis_kernel.sandbox.launch import GUEST, GUEST_INSIDE, environment
+from lis_kernel.sandbox.mounts import parse
 
-__all__ = ["FOLDERS", "LABEL", "RUN_INSIDE", "SANDBOX_UID", "Spec", "arguments", "owner_labels"]
+__all__ = [
+    "FOLDERS",
+    "HOST_INSIDE",
+    "RUN_INSIDE",
+    "SANDBOX_UID",
+    "Spec",
+    "arguments",
+    "user_id",
+]
 
 SANDBOX_UID = 70_000
 """The sandbox's user where root runs us: an id that no system gives to a user of its own."""
@@ -27,9 +35,9 @@ RUN_INSIDE = "/opt/lis-guest/run"
 FOLDERS = {"/testbed": "testbed", "/tmp": "tmp", "/home/user": "home", RUN_INSIDE: "run"}
 """The container's writable folders and their names in the state folder."""
 HOST_INSIDE = "/opt/lis-guest/host"
-"""Where the container sees, read-only, the few files that the host made for it."""
-SHARES = {"/testbed": 8, "/tmp": 4, "/home/user": 3, "/dev/shm": 1}
-"""Sixteenths of the writable space."""
+"""Where the container sees, read-only, the few files and sockets that the host made for it."""
+SHARES = {"/testbed": 6, "/tmp": 4, "/home/user": 5, "/dev/shm": 1}
+"""Sixteenths of the writable space; what pip installs lies in the home folder."""
 RUN_BYTES = 1 << 20
 """Of `RUN_INSIDE`."""
 OF_MEMORY = 0.75
@@ -38,7 +46,8 @@ ROOT_CAPABILITIES = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID"]
 """What apt-get needs; nothing else is given back even to root."""
 MANY_PROCESSES = 16_384
 """Of the user id, all its sandboxes together; each has its own, lower bound."""
-LABEL = "lis.kernel"
+PID1_MARGIN = 0.5
+"""Seconds that PID 1 gives the owner to end the container in time."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +59,7 @@ class Spec:
         host_folder: holds the socket `s` for PID 1; this adds `passwd` and `group`.
         rootless: the daemon runs as this user, so that root inside is nobody else outside.
         plain_tmpfs: the engine knows only size and mode of a tmpfs (Podman).
-        mounts, env: what a network policy adds: host paths by their path inside, and variables.
+        mounts: what a network policy adds, read-only: host paths by their path inside.
     """
 
     config: SandboxConfig
@@ -63,14 +72,11 @@ class Spec:
     plain_tmpfs: bool = False
     security: tuple[str, ...] = ("no-new-privileges",)
     mounts: Mapping[str, Path] = field(default_factory=dict)
-    env: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def uid(self) -> int:
         """Of everything in the container; as the host sees it, unless `rootless`."""
-        if self.config.root or self.rootless:
-            return 0
-        return os.getuid() or SANDBOX_UID
+        return user_id(self.config, self.rootless)
 
     @property
     def cpus(self) -> float:
@@ -86,8 +92,11 @@ class Spec:
 
     def environment(self) -> dict[str, str]:
         """Of the kernel."""
-        user = {"USER": "root"} if self.config.root else {}
-        return {**environment(), **user, **self.env}
+        values = environment()
+        if self.config.root:  # dpkg wants the system's programs, and nobody answers questions
+            path = values["PATH"].replace("/usr/bin:/bin", "/usr/sbin:/usr/bin:/sbin:/bin")
+            values |= {"USER": "root", "PATH": path, "DEBIAN_FRONTEND": "noninteractive"}
+        return values
 
     def facts(self) -> dict[str, Any]:
         """The limits as they hold, which may be tighter than asked."""
@@ -107,9 +116,8 @@ class Spec:
         if self.config.root:
             limits["notes"] = ["/ is writable, on the daemon's disk, without a bound"]
         return {
-            "network": self.config.network,
-            "runtime": self.config.runtime or "default",
-            "user": self.uid,
+            "root": self.config.root,
+            "host_uid": os.getuid() if self.rootless else self.uid,
             "limits": limits,
         }
 
@@ -121,18 +129,19 @@ def arguments(spec: Spec) -> dict[str, Any]:
     limits, uid = spec.limits, spec.uid
     sizes = {path: size for path, size in spec.space.items() if path != "/dev/shm"}
     sizes[RUN_INSIDE] = RUN_BYTES
+    ends = "" if limits.sandbox_seconds is None else f"{limits.sandbox_seconds + PID1_MARGIN:g}"
     processes = min(resource.getrlimit(resource.RLIMIT_NPROC)[1], MANY_PROCESSES)
     return {
         "image": spec.image,
         "name": spec.name,
         # -I, -S: nothing but our file and the standard library; this is PID 1, and reaps
-        "entrypoint": [spec.python, "-IS", f"{GUEST_INSIDE}/pid1.py", f"{HOST_INSIDE}/s"],
+        "entrypoint": [spec.python, "-IS", f"{GUEST_INSIDE}/pid1.py", f"{HOST_INSIDE}/s", ends],
         "command": [],
         "environment": {},
         "hostname": "sandbox",
         "user": f"{uid}:{uid}",
         "working_dir": "/testbed",
-        "labels": owner_labels(spec),
+        "labels": owner_labels(spec.name, limits.sandbox_seconds),
         "detach": True,
         "auto_remove": True,
         "runtime": spec.config.runtime,
@@ -153,18 +162,25 @@ def arguments(spec: Spec) -> dict[str, Any]:
             Ulimit(name="nproc", soft=processes, hard=processes),
         ],
         "shm_size": spec.space["/dev/shm"],
-        "tmpfs": {path: _tmpfs(spec, size) for path, size in sizes.items()},
+        "tmpfs": {path: _tmpfs(spec, path, size) for path, size in sizes.items()},
         "mounts": _mounts(spec),
         # what PID 1 prints would lie on the host's disk, and it prints nothing
         "log_config": LogConfig(type=LogConfig.types.NONE),
     }
 
 
-def _tmpfs(spec: Spec, size: int) -> str:
+def user_id(config: SandboxConfig, rootless: bool) -> int:
+    """See `Spec.uid`."""
+    return 0 if config.root or rootless else os.getuid() or SANDBOX_UID
+
+
+def _tmpfs(spec: Spec, path: str, size: int) -> str:
     options = f"rw,exec,nosuid,nodev,size={size}"
     if spec.plain_tmpfs:
         return f"{options},mode=1777"
-    return f"{options},nr_inodes={max(size // 8192, 64)},uid={spec.uid},gid={spec.uid},mode=0755"
+    mode = "1777" if path == "/tmp" else "0755"  # apt works there as a user of its own
+    inodes = max(size // 8192, 64)
+    return f"{options},nr_inodes={inodes},uid={spec.uid},gid={spec.uid},mode={mode}"
 
 
 def _mounts(spec: Spec) -> list[Any]:
@@ -184,46 +200,7 @@ def _mounts(spec: Spec) -> list[Any]:
             read_only[f"/etc/{name}"] = spec.host_folder / name
     read_only |= spec.mounts
     mounts = [Mount(inside, str(p), type="bind", read_only=True) for inside, p in read_only.items()]
-    for text in spec.config.mounts:
-        path, inside, writable = parse_mount(text)
-        mounts.append(Mount(inside, str(path), type="bind", read_only=not writable))
+    for given in parse(spec.config.mounts):
+        closed = not given.writable
+        mounts.append(Mount(given.target, str(given.source), type="bind", read_only=closed))
     return mounts
-
-
-def parse_mount(text: str) -> tuple[Path, str, bool]:
-    """`HOST_PATH:SANDBOX_PATH[:rw]`. Raises: ConfigError."""
-    path, _, rest = text.partition(":")
-    inside, _, mode = rest.partition(":")
-    if not path or not inside.startswith("/") or mode not in ("", "ro", "rw"):
-        raise ConfigError("mounts", f"{text!r} is not a mount.", "Write HOST_PATH:/PATH[:rw].")
-    source = Path(path).expanduser().absolute()
-    if not source.exists():
-        raise ConfigError("mounts", f"{source} does not exist.")
-    return source, inside, mode == "rw"
-
-
-def owner_labels(spec: Spec) -> dict[str, str]:
-    """Whose container it is, so that another process can tell whether its owner lives."""
-    return {
-        LABEL: "1",
-        "lis.id": spec.name.removeprefix("lis-"),
-        "lis.owner.pid": str(os.getpid()),
-        "lis.owner.start": process_start(os.getpid()),
-        "lis.owner.pidns": pid_namespace(),
-        "lis.created": f"{time.time():.0f}",
-        "lis.ttl": f"{spec.limits.sandbox_seconds or 0:.0f}",
-    }
-
-
-def process_start(pid: int) -> str:
-    """When a process began, in the kernel's ticks; empty if there is none. Pids come again."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        return ""
-
-
-def pid_namespace() -> str:
-    """Pids of another namespace, or another machine, mean nothing here."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return f"{boot}/{os.stat('/proc/self/ns/pid').st_ino}"

@@ -2,8 +2,9 @@
 
 No network, no capability, a read-only root, and nothing of the host writable inside: the writable
 folders are tmpfs mounts of the container that add up to the disk limit, and the host reaches them
-through descriptors (see `container.py`). The container ends with this process, whatever ends it,
-and its daemon then removes it. The daemon must run on this machine, for sockets do not travel.
+through descriptors (see `container.py`). An allow-list's proxy is reached through a socket in a
+read-only folder. The container ends with this process, whatever ends it; its daemon removes it,
+and a keeper what is left. The daemon must run on this machine, for sockets do not travel.
 """
 
 from __future__ import annotations
@@ -16,40 +17,43 @@ import shutil
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lis_kernel.errors import ConfigError, SandboxError, SandboxLost, SandboxUnavailable
+from lis_kernel.errors import SandboxError, SandboxLost, SandboxUnavailable
 from lis_kernel.protocols import KernelProcess
-from lis_kernel.sandbox import container_image, seccomp
+from lis_kernel.sandbox import container_image, mounts, seccomp
 from lis_kernel.sandbox.base import ProcessSandbox
 from lis_kernel.sandbox.breaches import Breaches
 from lis_kernel.sandbox.container import OWNER_FD, READY_FD, ContainerKernel, PidOne, clear
+from lis_kernel.sandbox.container_engine import LAST_SECONDS, DockerEngine, load_sdk
+from lis_kernel.sandbox.container_labels import remove_orphans
 from lis_kernel.sandbox.container_spec import (
     FOLDERS,
-    LABEL,
+    HOST_INSIDE,
     RUN_INSIDE,
     Spec,
     arguments,
-    pid_namespace,
-    process_start,
+    user_id,
 )
-from lis_kernel.sandbox.launch import GUEST_INSIDE, Boot, prepare, wait_ready
+from lis_kernel.sandbox.keeper import Keeper
+from lis_kernel.sandbox.launch import GUEST_INSIDE, prepare, wait_ready
+from lis_kernel.sandbox.network import CA_INSIDE
+from lis_kernel.sandbox.state import StateDir, new_folder
 from lis_kernel.types import Verdict
 
 if TYPE_CHECKING:
     from docker import DockerClient
 
-__all__ = ["DockerSandbox", "load_sdk", "remove_orphans"]
+__all__ = ["DockerSandbox"]
 
 log = logging.getLogger(__name__)
 
-API_SECONDS, LAST_SECONDS = 60, 5
 START_SECONDS = 60.0
-NETWORKS = "Write `none`, `open` or `allow=HOST,…`."
 
 
-class DockerSandbox(ProcessSandbox):
+class DockerSandbox(DockerEngine, ProcessSandbox):
     """A container that lives as long as the sandbox; kernels come and go in it."""
 
     backend: ClassVar[str] = "docker"
@@ -58,57 +62,42 @@ class DockerSandbox(ProcessSandbox):
     _spec: Spec | None = None
     _pid1: PidOne | None = None
     _breaches: Breaches | None = None
+    _keeper: Keeper | None = None
+    _rootless = False
+    _runtime = ""
+    _asked = _made = False
     _image: Mapping[str, Any] | None = None
-    _expired = False
+    _ends: float | None = None
+    """When its time is over; PID 1 keeps it too, should this process stand still."""
     _told_end = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._cleaning = threading.Lock()
 
-    @classmethod
-    def connect(cls, seconds: int = API_SECONDS) -> DockerClient:
-        """A client of the daemon.
-
-        Raises:
-            SandboxUnavailable: no SDK, no daemon, or one on another machine.
-        """
-        sdk = load_sdk()
-        try:
-            client: DockerClient = sdk.from_env(timeout=seconds)
-        except sdk.errors.DockerException as error:
-            raise SandboxUnavailable(
-                f"no Docker daemon answers ({error}): start it, be in its group, or set DOCKER_HOST"
-            ) from error
-        if client.api.base_url != "http+docker://localhost":  # how the SDK writes a unix socket
-            raise SandboxUnavailable(
-                f"the daemon at {client.api.base_url} is on another machine; the sandbox's unix "
-                "sockets do not reach it. Use a daemon on this one."
-            )
-        return client
-
     # -- life ------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Make and start the container. Raises: SandboxUnavailable, SandboxError, ConfigError."""
-        mounts: Mapping[str, Path] = {}
-        env: Mapping[str, str] = {}
-        if self.config.network.startswith("allow="):
-            mounts, env = self.network_extras()
-        elif self.config.network not in ("none", "open"):
-            raise ConfigError("network", f"{self.config.network!r} is no policy.", NETWORKS)
-        if self.config.network == "open":
-            self.say(f"{self.backend}: NETWORK OPEN. The model's code can reach what you can reach")
-        if self.config.root:
-            self.say(f"{self.backend}: ROOT inside; / is writable, without a bound")
+        """Make and start the container.
+
+        Raises:
+            SandboxUnavailable: no SDK, daemon or image.
+            ConfigError: the daemon has no such runtime, or a mount is wrong.
+            SandboxError: the engine failed.
+        """
+        mounts.parse(self.config.mounts)
         client = await asyncio.to_thread(self.connect)
         name = self.config.image or container_image.default_tag()
         self._image = await asyncio.to_thread(container_image.facts, client, name, self.backend)
         daemon = await asyncio.to_thread(client.info)
-        rootless = any("rootless" in option for option in daemon.get("SecurityOptions") or [])
+        client.close()
+        self._runtime = self.runtime_of(self.config.runtime, daemon)
+        self._rootless = any("rootless" in word for word in daemon.get("SecurityOptions") or [])
+        if self.config.root:
+            self.say(f"{self.backend}: ROOT inside; / is writable, without a bound")
         await super().start()
-        host = self.state.root / "host"
-        host.mkdir(mode=0o755)
+        host = self._door
+        ca = self.network.ca
         self._spec = Spec(
             self.config,
             self.limits,
@@ -116,13 +105,16 @@ class DockerSandbox(ProcessSandbox):
             name,
             container_image.PYTHON,
             host,
-            rootless,
+            self._rootless,
             self.plain_tmpfs,
             self.security,
-            mounts,
-            env,
+            {CA_INSIDE: ca} if ca is not None else {},
         )
         self._pid1 = PidOne(host / "s")
+        # anew: the network may have taken its time, and Podman's service ends itself
+        client = await asyncio.to_thread(self.connect)
+        if self.limits.sandbox_seconds is not None:
+            self._ends = time.monotonic() + self.limits.sandbox_seconds
         starting = asyncio.create_task(asyncio.to_thread(self._run, client, arguments(self._spec)))
         try:
             await asyncio.shield(starting)
@@ -138,15 +130,53 @@ class DockerSandbox(ProcessSandbox):
         client.close()
         self._link_folders(self._pid1)
         self._breaches = Breaches(self._pid1.pid, self._pid1.folders.values())
-        if self.limits.sandbox_seconds is not None:
-            asyncio.get_running_loop().call_later(self.limits.sandbox_seconds, self._expire)
+        self._record()
+        if self._ends is not None:
+            left = self._ends - time.monotonic()
+            asyncio.get_running_loop().call_later(left, self._pid1.close)
+
+    async def _settle(self) -> None:
+        folder = new_folder()
+        self._keeper = keeper = Keeper(folder, 0, 0, {}, namespace=False)
+        self._state = StateDir(folder)
+        self._record()  # before there is anything to clean up
+        await keeper.start()
+        self.state.furnish()
+        self._door.mkdir(mode=0o755)
+        self._door.chmod(0o755)  # whatever our umask
+
+    @property
+    def _door(self) -> Path:
+        return self.state.root / "host"
+
+    @property
+    def _public(self) -> Path:
+        return self._door
+
+    @property
+    def _host_uid(self) -> int | None:
+        uid = user_id(self.config, self._rootless)
+        return uid if os.getuid() == 0 and uid else None
+
+    def _facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = super()._facts()
+        if self._asked:
+            facts["container"] = {**self.engine(), "made": self._made}
+        if self._spec is not None:
+            facts["host_uid"] = self._spec.facts()["host_uid"]
+        if self._breaches is not None:
+            facts["cgroups"] = [str(group) for group in self._breaches.groups]
+        return facts
 
     def _run(self, client: DockerClient, options: dict[str, Any]) -> None:
         """Create and start the container; in a thread."""
         sdk = load_sdk()
         remove_orphans(client)
+        self._asked = True
+        self._record()
         try:
             made = client.containers.create(**options)
+            self._made = True
             if self._state is None:  # stopped meanwhile
                 made.remove(force=True, v=True)
             else:
@@ -186,7 +216,7 @@ class DockerSandbox(ProcessSandbox):
         pid1.clear_out()
         run = self.state.root / "run"
         clear(run)
-        boot = Boot("/testbed", self.caps, self.key, self.setup, seccomp=seccomp.programs())
+        boot = replace(self.boot("/testbed", HOST_INSIDE), seccomp=seccomp.programs())
         info = prepare(run, RUN_INSIDE, boot, ready_fd=READY_FD, owner_fd=OWNER_FD)
         ready_read, ready_write = os.pipe()
         owner_read, owner_write = os.pipe()
@@ -209,10 +239,12 @@ class DockerSandbox(ProcessSandbox):
         await wait_ready(kernel, ready_read)
         return kernel
 
-    def _expire(self) -> None:
-        if self._pid1 is not None and not self._pid1.lost.is_set():
-            self._expired = True
-            self._pid1.close()
+    def _no_system_packages(self) -> str | None:
+        if not self.config.root:
+            return super()._no_system_packages()
+        if self.network.kind == "none":
+            return "there is no network. A package's file can be given by its path."
+        return None
 
     async def stop(self) -> None:
         if self._process is not None:
@@ -220,7 +252,11 @@ class DockerSandbox(ProcessSandbox):
         if self._pid1 is not None:
             self._pid1.lost.set()  # also for a `start` that waits
         # shielded: a second Ctrl-C must not leave a container behind
-        await asyncio.shield(asyncio.to_thread(self.cleanup))
+        await asyncio.shield(self._end())
+
+    async def _end(self) -> None:
+        await self.network.stop()
+        await asyncio.to_thread(self.cleanup)
 
     def cleanup(self) -> None:
         with self._cleaning:  # a `start` that fails and a `stop` may come here at once
@@ -233,6 +269,9 @@ class DockerSandbox(ProcessSandbox):
             super().cleanup()
             if self._pid1 is not None:
                 self._pid1.forget_folders()
+            if self._keeper is not None:
+                self._keeper.close()
+                self._keeper = None
 
     def _remove(self, name: str) -> None:
         """Remove the container and see it gone, within the time that a last resort may take."""
@@ -275,7 +314,7 @@ class DockerSandbox(ProcessSandbox):
         if self._pid1 is None or not self._pid1.lost.is_set() or self._told_end:
             return found
         self._told_end = True
-        if self._expired:
+        if self._ends is not None and time.monotonic() >= self._ends:
             return "timeout"
         return "oom" if found == "oom" or self._was_out_of_memory() else "killed"
 
@@ -295,44 +334,6 @@ class DockerSandbox(ProcessSandbox):
 
     def describe(self) -> Mapping[str, Any]:
         """Image and packages, and the limits as they hold here, which may be tighter than asked."""
-        limits = self._spec.facts() if self._spec is not None else {"network": self.config.network}
-        walls = {"seccomp": seccomp.digest()}  # on top of the engine's own
-        return {"backend": self.backend, **limits, **walls, **(self._image or {})}
-
-    def network_extras(self) -> tuple[Mapping[str, Path], Mapping[str, str]]:
-        """What an allow-list needs: read-only mounts (path inside -> host's) and variables.
-
-        Called by `start` for `network="allow=…"`, before there is a container; the container has
-        no network of its own then either.
-        """
-        raise SandboxUnavailable(f"network allow-lists are not available with {self.backend} yet")
-
-
-def remove_orphans(client: DockerClient) -> list[str]:
-    """Remove containers of ours whose owner is dead, should one have outlived it; their names."""
-    gone = []
-    here = pid_namespace()
-    try:
-        for found in client.containers.list(
-            all=True, ignore_removed=True, filters={"label": LABEL}
-        ):
-            labels = found.labels
-            if labels.get("lis.owner.pidns") != here:
-                continue
-            if process_start(int(labels["lis.owner.pid"])) != labels["lis.owner.start"]:
-                found.remove(force=True, v=True)
-                gone.append(str(found.name))
-    except (load_sdk().errors.DockerException, OSError, KeyError, ValueError) as error:
-        log.debug("orphans were not looked for: %s", error)
-    return gone
-
-
-def load_sdk() -> Any:
-    """The Docker SDK. Raises: SandboxUnavailable."""
-    try:
-        import docker
-    except ImportError as error:
-        raise SandboxUnavailable(
-            "the Docker SDK is not installed: run `pip install 'lis-kernel[docker]'`"
-        ) from error
-    return docker
+        held = self._spec.facts() if self._spec is not None else {}
+        walls = {"runtime": self._runtime, "seccomp": seccomp.digest()}  # on top of the engine's
+        return {**super().describe(), **walls, **held, **(self._image or {})}

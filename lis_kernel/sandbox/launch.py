@@ -121,7 +121,8 @@ class Boot:
 
     `cwd` is its first directory, `caps` are its output caps, `key` signs its messages. `setup`
     brings in the shell and the editor, for notebooks without a setup cell; `network` is what
-    `Network.guest` says; `packages` asks for an environment that `pip install` can write.
+    `Network.guest` says; `packages` asks for an environment that `pip install` can write, where
+    `no_system` says why apt-get cannot be used and what to do instead, if that is so.
     `rlimits`, `landlock` and `seccomp` are the walls that the guest puts up itself.
     """
 
@@ -131,6 +132,7 @@ class Boot:
     setup: bool = False
     network: Mapping[str, Any] | None = None
     packages: bool = False
+    no_system: str | None = None
     rlimits: Mapping[str, int] = field(default_factory=dict)
     landlock: Mapping[str, Any] | None = None
     seccomp: Mapping[str, str] = field(default_factory=dict)

@@ -10,11 +10,13 @@ import os
 import shutil
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from lis_kernel.errors import SandboxUnavailable
-from lis_kernel.sandbox.docker import API_SECONDS, DockerSandbox, load_sdk
+from lis_kernel.errors import ConfigError, SandboxUnavailable
+from lis_kernel.sandbox.container_engine import API_SECONDS, load_sdk
+from lis_kernel.sandbox.docker import DockerSandbox
 from lis_kernel.sandbox.state import runtime_dir
 
 if TYPE_CHECKING:
@@ -22,8 +24,21 @@ if TYPE_CHECKING:
 
 __all__ = ["PodmanSandbox"]
 
-IDLE_SECONDS = 60
-"""A service that we started ends itself after so long without a request."""
+PASSED_ON = (
+    "HOME",
+    "XDG_RUNTIME_DIR",
+    "XDG_CONFIG_HOME",
+    "XDG_DATA_HOME",
+    "CONTAINER_HOST",
+    "CONTAINERS_CONF",
+    "CONTAINERS_STORAGE_CONF",
+)
+"""Without these `podman` would look at another store of containers."""
+IDLE_SECONDS = 3
+"""A service that we started ends itself after so long without a request: nothing is left behind.
+
+Whoever holds a client for longer asks for a new one.
+"""
 
 
 class PodmanSandbox(DockerSandbox):
@@ -55,6 +70,31 @@ class PodmanSandbox(DockerSandbox):
                 failed = error
         raise SandboxUnavailable(f"podman's service does not answer: {failed}")
 
+    @classmethod
+    def runtime_of(cls, asked: str | None, daemon: Mapping[str, Any]) -> str:
+        """Its own: Podman's Docker-compatible service takes a name and runs another (4.3)."""
+        own = str(daemon.get("DefaultRuntime", ""))
+        if asked not in (None, own):
+            raise ConfigError(
+                "runtime",
+                f"podman's service runs every container with {own!r}, not {asked!r}.",
+                "Set `runtime` under [engine] in containers.conf and restart the service, or use "
+                "--backend docker.",
+            )
+        return own
+
+    @classmethod
+    def running(cls) -> DockerClient | None:
+        try:
+            return cls.connect() if _running() is not None else None
+        except SandboxUnavailable:
+            return None
+
+    @classmethod
+    def engine(cls) -> dict[str, Any]:
+        environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        return {"engine": "podman", "environment": environment}
+
 
 def _running() -> str | None:
     """The socket of a service that the system or the user runs."""
@@ -79,6 +119,7 @@ def _start() -> str:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        cwd=socket.parent,  # where a container's monitor leaves a file `oom` when memory runs out
         start_new_session=True,
     )
     deadline = time.monotonic() + 10

@@ -54,6 +54,9 @@ def reap(folder: Path) -> None:
     for group in groups:
         with contextlib.suppress(OSError):
             group.rmdir()
+    if record.get("container"):
+        program = Path(__file__).with_name("container_reaper.py")
+        subprocess.run([sys.executable, "-I", "-S", program, folder], check=False)
     for place in (folder.with_name(f".{folder.name}"), folder):
         if os.path.lexists(place):
             remove_tree(place)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from boxes import BACKENDS
 from story import bash, cells, python, reply, shown, submit, tell
 
 from lis_kernel.agent import events
@@ -22,15 +23,17 @@ except OSError as error:
 """
 
 
-@pytest.mark.bwrap
-async def test_the_index_is_reached_and_another_host_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+async def test_the_index_is_reached_and_another_host_is_refused(
+    tmp_path: Path, backend: str
+) -> None:
     told: list[events.Event] = []
     run, model = await tell(
         tmp_path,
         reply(bash("pip install roman")),
         reply(python("import roman\nprint(roman.toRoman(2026))"), python(ASK)),
         reply(submit("MMXXVI")),
-        sandbox=SandboxConfig(network="allow=index"),
+        sandbox=SandboxConfig(backend=backend, network="allow=index"),
         on_event=told.append,
     )
     assert run.stop_reason is StopReason.SUBMITTED

@@ -6,9 +6,18 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import pytest
+
 from lis_kernel.config import Limits, SandboxConfig
 from lis_kernel.kernel.session import KernelSession
 from lis_kernel.sandbox.bubblewrap import BubblewrapSandbox
+
+BACKENDS = [
+    pytest.param("bubblewrap", marks=pytest.mark.bwrap),
+    pytest.param("docker", marks=pytest.mark.docker),
+]
+"""Those with walls; podman's are docker's by another engine."""
+PODMAN = pytest.param("podman", marks=pytest.mark.podman)
 
 Box = Callable[..., contextlib.AbstractAsyncContextManager[KernelSession]]
 

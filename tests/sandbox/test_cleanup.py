@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from typer.testing import CliRunner
 
 import lis_kernel
 from lis_kernel.cli import app
-from lis_kernel.sandbox import cgroup
+from lis_kernel.sandbox import cgroup, container_image
+from lis_kernel.sandbox.container_labels import LABEL
+from lis_kernel.sandbox.docker import DockerSandbox
 from lis_kernel.sandbox.reaper import members, reap
 from lis_kernel.sandbox.state import StateDir
 
@@ -27,19 +30,21 @@ SECONDS = 5.0
 OWNER = """
 import asyncio, sys
 from lis_kernel.config import Limits, SandboxConfig
-from lis_kernel.sandbox import walled
-from lis_kernel.sandbox.bubblewrap import BubblewrapSandbox
+from lis_kernel import registry
+from lis_kernel.sandbox import docker, walled
 
+backend = sys.argv[2]
 new_folder = walled.new_folder
 def said():
     folder = new_folder()
     print(folder.name, flush=True)  # before anything of it is there
     return folder
-walled.new_folder = said
+walled.new_folder = docker.new_folder = said
 
 async def one():
     limits = Limits(disk_bytes=64 << 20, memory_bytes=256 << 20)
-    sandbox = BubblewrapSandbox(SandboxConfig(), limits)
+    made = registry.load(registry.SANDBOXES, backend, "backend")
+    sandbox = made(SandboxConfig(backend=backend), limits)
     await sandbox.start()
     await sandbox.launch_kernel()
     print("ready", flush=True)
@@ -63,10 +68,10 @@ def runtime(monkeypatch):
     shutil.rmtree(path, ignore_errors=True)
 
 
-def owner(count: int) -> subprocess.Popen[str]:
+def owner(count: int, backend: str = "bubblewrap") -> subprocess.Popen[str]:
     source = Path(lis_kernel.__file__).parent.parent
     return subprocess.Popen(
-        [sys.executable, "-c", OWNER, str(count)],
+        [sys.executable, "-c", OWNER, str(count), backend],
         env={**os.environ, "PYTHONPATH": str(source)},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -74,7 +79,13 @@ def owner(count: int) -> subprocess.Popen[str]:
     )
 
 
-def traces(names: set[str], runtime: Path) -> list[str]:
+def containers(names: set[str]) -> list[str]:
+    client = DockerSandbox.connect()
+    there = client.api.containers(all=True, filters={"label": LABEL})
+    return [name for name in names if any(f"/lis-{name}" in row["Names"] for row in there)]
+
+
+def traces(names: set[str], runtime: Path, backend: str = "bubblewrap") -> list[str]:
     """Everything on this machine that still belongs to one of these sandboxes."""
     found = [str(path) for path in runtime.iterdir() if path.name.lstrip(".") in names]
     for name in names:
@@ -89,13 +100,15 @@ def traces(names: set[str], runtime: Path) -> list[str]:
         except OSError:  # a loop device that lets go while it is read
             continue
         found += [f"{path}: {name}" for name in names if name in text]
+    if backend == "docker":
+        found += [f"container of {name}" for name in containers(names)]
     return found
 
 
-def gone(names: set[str], runtime: Path) -> list[str]:
+def gone(names: set[str], runtime: Path, backend: str = "bubblewrap") -> list[str]:
     """What is left of them after SECONDS; comes back as soon as nothing is."""
     deadline = time.monotonic() + SECONDS
-    while (left := traces(names, runtime)) and time.monotonic() < deadline:
+    while (left := traces(names, runtime, backend)) and time.monotonic() < deadline:
         time.sleep(0.1)
     return left
 
@@ -120,6 +133,95 @@ def test_fifty_sandboxes_whose_owners_are_killed_at_random_moments(runtime) -> N
         assert gone(names, runtime) == []
     print(f"{started} sandboxes begun, {ready} of them ready")
     assert started > 25
+
+
+@pytest.mark.docker
+@pytest.mark.timeout(120)
+def test_ten_containers_whose_owners_are_killed_at_random_moments(runtime) -> None:
+    """Two at a time; every step of a start is some owner's last, being made by the daemon too."""
+    dice = random.Random(os.environ.get("LIS_TEST_SEED", "7"))
+    names: set[str] = set()
+    seen: set[str] = set()
+    for _ in range(5):
+        process = owner(2, "docker")
+        assert process.stdout is not None
+        begin, first = process.stdout.readline(), process.stdout.readline()
+        assert begin == "begin\n"
+        time.sleep(dice.choice([dice.uniform(0, 0.1), dice.uniform(0, 0.4), dice.uniform(0, 1)]))
+        process.send_signal(signal.SIGKILL)
+        said = [first.strip(), *process.stdout.read().split()]
+        process.wait()
+        begun = set(said) - {"ready"}
+        seen |= set(containers(begun))
+        assert gone(begun, runtime, "docker") == []
+        names |= begun
+    assert len(names) >= 8
+    assert seen, "no owner was killed while it had a container"
+
+
+@pytest.mark.docker
+def test_a_container_that_the_daemon_makes_for_the_dead_is_removed(runtime) -> None:
+    """The owner asked for it and died; the daemon makes it a moment later."""
+    folder = runtime / "0000cafe"
+    folder.mkdir()
+    (folder / "state.json").write_text(
+        json.dumps({"container": {**DockerSandbox.engine(), "made": False}})
+    )
+    client = DockerSandbox.connect()
+    reaping = threading.Thread(target=reap, args=[folder])
+    reaping.start()
+    time.sleep(0.5)
+    made = client.containers.create(container_image.default_tag(), "true", name="lis-0000cafe")
+    reaping.join()
+    assert not client.containers.list(all=True, filters={"id": made.id})
+    assert not folder.exists()
+
+
+def test_without_a_daemon_the_rest_is_removed_at_once(runtime) -> None:
+    folder = runtime / "0000cafe"
+    folder.mkdir()
+    facts = {"engine": "docker", "socket": str(runtime / "none.sock"), "made": True}
+    (folder / "state.json").write_text(json.dumps({"container": facts}))
+    begun = time.monotonic()
+    reap(folder)
+    assert not folder.exists()
+    assert time.monotonic() - begun < 3
+
+
+@pytest.mark.docker
+def test_a_container_is_listed_and_ended_by_clean(runtime) -> None:
+    process = owner(1, "docker")
+    assert process.stdout is not None
+    name = [process.stdout.readline().strip() for _ in range(3)][1]
+    try:
+        (row,) = json.loads(CliRunner().invoke(app, ["ps", "--json"]).output)
+        assert (row["id"], row["backend"], row["owner"]) == (name, "docker", process.pid)
+        assert row["alive"] and row["processes"] >= 2
+        assert CliRunner().invoke(app, ["clean"]).output.strip() == "nothing to remove"
+        assert containers({name}) == [name]
+        shutil.rmtree(runtime / name)  # by labels alone, now
+        (row,) = json.loads(CliRunner().invoke(app, ["ps", "--json"]).output)
+        assert (row["id"], row["owner"], row["alive"]) == (name, process.pid, True)
+        assert CliRunner().invoke(app, ["clean"]).output.strip() == "nothing to remove"
+        assert CliRunner().invoke(app, ["clean", "--all"]).output.strip() == f"removed {name}"
+        assert containers({name}) == []
+    finally:
+        process.kill()
+        process.wait()
+    assert gone({name}, runtime, "docker") == []
+
+
+@pytest.mark.docker
+def test_clean_all_removes_a_living_owners_container(runtime) -> None:
+    process = owner(1, "docker")
+    assert process.stdout is not None
+    name = [process.stdout.readline().strip() for _ in range(3)][1]
+    try:
+        assert CliRunner().invoke(app, ["clean", "--all"]).output.strip() == f"removed {name}"
+        assert containers({name}) == []
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.bwrap

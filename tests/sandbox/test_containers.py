@@ -14,8 +14,11 @@ from lis_kernel.config import Limits, SandboxConfig
 from lis_kernel.errors import ConfigError, SandboxError, SandboxUnavailable
 from lis_kernel.kernel.session import KernelSession
 from lis_kernel.sandbox import container_image, container_spec
+from lis_kernel.sandbox.container_labels import owner_labels, remove_orphans
 from lis_kernel.sandbox.container_spec import Spec, arguments
-from lis_kernel.sandbox.docker import DockerSandbox, remove_orphans
+from lis_kernel.sandbox.docker import DockerSandbox
+from lis_kernel.sandbox.podman import PodmanSandbox
+from lis_kernel.sandbox.state import runtime_dir
 
 
 def spec(tmp_path, limits: Limits | None = None, **config) -> Spec:
@@ -54,9 +57,9 @@ def test_mounts_are_read_only_unless_asked(tmp_path) -> None:
     mounts = (f"{tmp_path}:/data", f"{tmp_path}:/scratch:rw")
     made = {m["Target"]: m["ReadOnly"] for m in arguments(spec(tmp_path, mounts=mounts))["mounts"]}
     assert (made["/data"], made["/scratch"]) == (True, False)
-    for wrong in ("/nowhere:/x", "x", f"{tmp_path}:relative", f"{tmp_path}:/x:wr"):
+    for wrong in ("/nowhere:/x", "x", f"{tmp_path}:relative", f"{tmp_path}:/opt/lis:rw"):
         with pytest.raises(ConfigError):
-            container_spec.parse_mount(wrong)
+            arguments(spec(tmp_path, mounts=(wrong,)))
 
 
 def test_the_platforms_of_wheels() -> None:
@@ -93,6 +96,22 @@ async def test_a_sandbox_has_its_time() -> None:
         assert sandbox.verdict() == "timeout"
         with pytest.raises(SandboxError):
             await sandbox.launch_kernel()
+    finally:
+        await sandbox.stop()
+
+
+@pytest.mark.docker
+async def test_its_time_is_over_also_where_the_owner_stands_still() -> None:
+    sandbox = DockerSandbox(SandboxConfig(), Limits(sandbox_seconds=1))
+    await sandbox.start()
+    try:
+        client = DockerSandbox.connect()
+        deadline = time.monotonic() + 6
+        while client.api.containers(all=True, filters={"name": f"lis-{sandbox.state.name}"}):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)  # blocks the loop
+        await asyncio.sleep(0.1)
+        assert sandbox.verdict() == "timeout"
     finally:
         await sandbox.stop()
 
@@ -140,9 +159,10 @@ except PermissionError: print("closed")
 OWNER = """
 import asyncio, sys
 from lis_kernel.config import Limits, SandboxConfig
-from lis_kernel.sandbox.docker import DockerSandbox
+from lis_kernel import registry
 async def main():
-    sandbox = DockerSandbox(SandboxConfig(), Limits())
+    made = registry.load(registry.SANDBOXES, sys.argv[1], "backend")
+    sandbox = made(SandboxConfig(backend=sys.argv[1]), Limits())
     await sandbox.start()
     await sandbox.launch_kernel()
     print(sandbox.state.name, flush=True)
@@ -151,24 +171,35 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.docker
-def test_a_killed_owner_leaves_no_container() -> None:
-    owner = subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True)
+@pytest.mark.parametrize(
+    "engine",
+    [
+        pytest.param(DockerSandbox, marks=pytest.mark.docker),
+        pytest.param(PodmanSandbox, marks=pytest.mark.podman),
+    ],
+)
+def test_a_killed_owner_leaves_no_container(engine: type[DockerSandbox]) -> None:
+    owner = subprocess.Popen(
+        [sys.executable, "-c", OWNER, engine.backend], stdout=subprocess.PIPE, text=True
+    )
     name = owner.stdout.readline().strip()
-    client = DockerSandbox.connect()
+    client = engine.connect()
     assert client.containers.list(filters={"name": f"lis-{name}"})
     owner.kill()
     owner.wait()
     deadline = time.monotonic() + 5
-    while client.containers.list(all=True, filters={"name": f"lis-{name}"}):
+    while client.containers.list(all=True, filters={"name": f"lis-{name}"}, ignore_removed=True):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    while (runtime_dir() / name).exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
 @pytest.mark.docker
-def test_orphans_are_removed_and_others_are_not(tmp_path) -> None:
+def test_orphans_are_removed_and_others_are_not() -> None:
     client = DockerSandbox.connect()
-    labels = container_spec.owner_labels(spec(tmp_path))
+    labels = owner_labels("lis-0", None)
     image = container_image.default_tag()
     dead = client.containers.create(image, "true", labels={**labels, "lis.owner.start": "1"})
     alive = client.containers.create(image, "true", labels=labels)

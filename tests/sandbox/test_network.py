@@ -1,4 +1,4 @@
-"""The network of a real bubblewrap sandbox under every policy, and pip inside it.
+"""The network of a real sandbox under every policy, and pip inside it, on each backend with walls.
 
 Everything is served on this machine's loopback by the tests themselves; only the last test asks the
 package index that pip is configured with.
@@ -9,30 +9,46 @@ from __future__ import annotations
 import threading
 import zipfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
+from boxes import BACKENDS, PODMAN
 
+from lis_kernel import registry
 from lis_kernel.config import Limits, SandboxConfig
 from lis_kernel.errors import ConfigError, SandboxError, SandboxUnavailable
 from lis_kernel.kernel.session import KernelSession
-from lis_kernel.sandbox import bubblewrap, index
+from lis_kernel.sandbox import bubblewrap, docker, index
 from lis_kernel.sandbox.bubblewrap import BubblewrapSandbox
+from lis_kernel.sandbox.container_spec import HOST_INSIDE
+from lis_kernel.sandbox.docker import DockerSandbox
 from lis_kernel.sandbox.local import LocalSandbox
 from lis_kernel.sandbox.network import OPEN_WARNING
 from lis_kernel.types import Attempt
 
-pytestmark = pytest.mark.bwrap
-
-SH = """
-import subprocess
+SH = '''
+import subprocess, sys
 def sh(command):
     done = subprocess.run(command, shell=True, capture_output=True, text=True)
     print(done.returncode, (done.stdout + done.stderr).strip())
+FETCH = """import sys, urllib.request, urllib.error
+try:
+    answer = urllib.request.urlopen(sys.argv[1])
+except urllib.error.HTTPError as error:
+    answer = error
+print(answer.status, answer.read().decode())
 """
+def fetch(url):
+    """As an ordinary program does it: by the variables, and not in the kernel."""
+    done = subprocess.run([sys.executable, "-c", FETCH, url], capture_output=True, text=True)
+    print((done.stdout + done.stderr).strip())
+'''
+DOORS = {"bubblewrap": "/run/lis/proxy.sock"}
+"""Where the sandbox sees the proxy's socket; containers have one place in common."""
 DIRECT = """
 import socket
 for address in ("192.0.2.1", "127.0.0.1", "169.254.169.254"):
@@ -46,13 +62,19 @@ except OSError:
 """
 
 
+on_each = pytest.mark.parametrize("backend", BACKENDS)
+on_podman_too = pytest.mark.parametrize("backend", [*BACKENDS, PODMAN])
+
+
 class Box:
     """A started sandbox with its session, and what it said."""
 
-    def __init__(self, network: str) -> None:
+    def __init__(self, backend: str, network: str, **settings: Any) -> None:
         self.said: list[str] = []
-        self.sandbox = BubblewrapSandbox(
-            SandboxConfig(network=network), Limits(cell_seconds=60), say=self.said.append
+        self.sandbox = registry.load(registry.SANDBOXES, backend, "backend")(
+            SandboxConfig(backend=backend, network=network, **settings),
+            Limits(cell_seconds=60),
+            say=self.said.append,
         )
         self.session = KernelSession(self.sandbox, self.sandbox.limits, SH)
 
@@ -67,8 +89,8 @@ class Box:
 
 
 @asynccontextmanager
-async def box(network: str, *files: Path) -> AsyncIterator[Box]:
-    made = Box(network)
+async def box(backend: str, network: str, *files: Path, **settings: Any) -> AsyncIterator[Box]:
+    made = Box(backend, network, **settings)
     try:
         await made.sandbox.start()
         for file in files:
@@ -91,9 +113,16 @@ def site(tmp_path: Path) -> Iterator[tuple[Path, int]]:
     folder = tmp_path / "site"
     folder.mkdir()
     (folder / "hello.txt").write_text("hello from the host")
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
+    with serving(folder) as port:
+        yield folder, port
+
+
+@contextmanager
+def serving(folder: Path, host: str = "127.0.0.1") -> Iterator[int]:
+    """A server that shows the folder; its port."""
+    with ThreadingHTTPServer((host, 0), partial(Quiet, directory=str(folder))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield folder, server.server_address[1]
+        yield server.server_address[1]
         server.shutdown()
 
 
@@ -118,19 +147,24 @@ def wheel(folder: Path, name: str, version: str = "1.0") -> Path:
 # -- none ------------------------------------------------------------------------------------
 
 
-async def test_none_has_no_way_out_and_no_proxy() -> None:
-    async with box("none") as made:
+@on_podman_too
+async def test_none_has_no_way_out_and_no_proxy(backend: str) -> None:
+    async with box(backend, "none") as made:
         assert await made.ask(DIRECT.format(port=9)) == "101\n111\n101\nno names"
         assert await made.ask("import os; print([k for k in os.environ if 'proxy' in k])") == "[]"
-        assert await made.ask("print(os.path.exists('/run/lis/proxy.sock'))") == "False"
+        door = DOORS.get(backend, f"{HOST_INSIDE}/proxy.sock")
+        assert await made.ask(f"print(os.path.exists({door!r}))") == "False"
         assert made.sandbox.describe()["network"] == "none"
         assert made.attempts() == []
 
 
-async def test_pip_installs_wheels_of_the_task_without_a_network(tmp_path: Path) -> None:
+@on_podman_too
+async def test_pip_installs_wheels_of_the_task_without_a_network(
+    tmp_path: Path, backend: str
+) -> None:
     old, new = wheel(tmp_path, "listiny"), wheel(tmp_path, "listiny", "2.0")
     other, third = wheel(tmp_path, "lisother"), wheel(tmp_path, "listhird")
-    async with box("none", old, new, other, third) as made:
+    async with box(backend, "none", old, new, other, third) as made:
         said = await made.ask(f"sh('pip install /testbed/input/{old.name}')")
         assert said.startswith("0 ") and "Successfully installed listiny-1.0" in said
         assert await made.ask("import listiny; print(listiny.VERSION)") == "1.0"
@@ -147,13 +181,15 @@ async def test_pip_installs_wheels_of_the_task_without_a_network(tmp_path: Path)
         assert (await made.ask("sh('pip install surely-not-there')")).startswith("1 ")
 
 
+@on_each
 async def test_what_is_installed_goes_before_the_image_and_stays_over_a_restart(
     tmp_path: Path,
+    backend: str,
 ) -> None:
     # under the name of a module that the kernel itself needs
     false = wheel(tmp_path, "zmq", "99.0")
     shadow = wheel(tmp_path, "mpmath", "99.0")
-    async with box("none", false, shadow) as made:
+    async with box(backend, "none", false, shadow) as made:
         await made.ask(f"sh('pip install --no-deps /testbed/input/{false.name}')")
         said = await made.ask(f"sh('pip install --no-deps /testbed/input/{shadow.name}')")
         assert "Successfully installed mpmath-99.0" in said
@@ -164,8 +200,9 @@ async def test_what_is_installed_goes_before_the_image_and_stays_over_a_restart(
         assert "Read-only" in said and "no system packages" in said
 
 
-async def test_python_of_the_shell_and_of_cells_are_one() -> None:
-    async with box("none") as made:
+@on_each
+async def test_python_of_the_shell_and_of_cells_are_one(backend: str) -> None:
+    async with box(backend, "none") as made:
         assert await made.ask("import sys; print(sys.executable)") == "/home/user/.venv/bin/python"
         assert await made.ask("sh('command -v python')") == "0 /home/user/.venv/bin/python"
         assert await made.ask("sh('python -c \"import numpy; print(numpy.sum([1]))\"')") == "0 1"
@@ -178,21 +215,26 @@ async def test_python_of_the_shell_and_of_cells_are_one() -> None:
 # -- allow -----------------------------------------------------------------------------------
 
 
-async def test_an_allowed_host_of_this_machine(site: tuple[Path, int]) -> None:
+@on_podman_too
+async def test_an_allowed_host_of_this_machine(site: tuple[Path, int], backend: str) -> None:
     _, port = site
-    async with box(f"allow=!127.0.0.1:{port},other.example") as made:
+    async with box(backend, f"allow=!127.0.0.1:{port},other.example") as made:
         read = "import urllib.request as u; print(u.urlopen('http://{}/hello.txt').read())"
         assert await made.ask(read.format(f"127.0.0.1:{port}")) == "b'hello from the host'"
         assert made.attempts() == [("127.0.0.1", port, True)]
-        curl = f"sh('curl -s http://127.0.0.1:{port}/hello.txt')"
-        assert await made.ask(curl) == "0 hello from the host"
+        asked = f"fetch('http://127.0.0.1:{port}/hello.txt')"
+        assert await made.ask(asked) == "200 hello from the host"
         assert made.attempts() == [("127.0.0.1", port, True)]
-        tunnel = f"sh('curl -sp http://127.0.0.1:{port}/hello.txt')"
-        assert await made.ask(tunnel) == "0 hello from the host"
+        tunnel = (
+            "import http.client as h, os\nway = h.HTTPConnection('127.0.0.1', 3128)\n"
+            f"way.set_tunnel('127.0.0.1', {port})\nway.request('GET', '/hello.txt')\n"
+            "print(way.getresponse().read())"
+        )
+        assert await made.ask(tunnel) == "b'hello from the host'"
         # without the proxy the same host cannot be reached, nor any other
         assert await made.ask(DIRECT.format(port=port)) == "101\n111\n101\nno names"
         made.attempts()
-        said = await made.ask("sh('curl -s http://evil.example/')")
+        said = await made.ask("fetch('http://evil.example/')")
         assert "evil.example is not on the sandbox's allow-list" in said
         said = await made.ask(
             "try:\n    u.urlopen('https://evil.example/')\nexcept OSError as e:\n    print(e)"
@@ -202,57 +244,81 @@ async def test_an_allowed_host_of_this_machine(site: tuple[Path, int]) -> None:
         assert made.sandbox.describe()["network"] == f"allow=!127.0.0.1:{port},other.example"
 
 
-async def test_without_the_mark_the_machine_itself_is_refused(site: tuple[Path, int]) -> None:
+@pytest.mark.bwrap
+async def test_curl_takes_the_same_way(site: tuple[Path, int]) -> None:
+    """A program that is not Python; an image need not have it."""
     _, port = site
-    async with box(f"allow=localhost:{port}") as made:
+    async with box("bubblewrap", f"allow=!127.0.0.1:{port}") as made:
+        for options in ("-s", "-sp"):  # plain, and through a tunnel
+            asked = f"sh('curl {options} http://127.0.0.1:{port}/hello.txt')"
+            assert await made.ask(asked) == "0 hello from the host"
+        assert made.attempts() == [("127.0.0.1", port, True)] * 2
+
+
+@on_each
+async def test_without_the_mark_the_machine_itself_is_refused(
+    site: tuple[Path, int], backend: str
+) -> None:
+    _, port = site
+    async with box(backend, f"allow=localhost:{port}") as made:
         said = await made.ask(
-            f"sh('curl -s --noproxy \"\" -x $http_proxy http://localhost:{port}/')"
+            "import http.client as h\nway = h.HTTPConnection('127.0.0.1', 3128)\n"
+            f"way.request('GET', 'http://localhost:{port}/')\nprint(way.getresponse().read())"
         )
         assert "localhost resolves to" in said and "loopback" in said
         assert made.attempts() == [("localhost", port, False)]
 
 
-async def test_the_way_out_survives_a_restart_and_a_busy_kernel(site: tuple[Path, int]) -> None:
+@on_podman_too
+async def test_the_way_out_survives_a_restart_and_a_busy_kernel(
+    site: tuple[Path, int], backend: str
+) -> None:
     _, port = site
-    async with box(f"allow=!127.0.0.1:{port}") as made:
+    async with box(backend, f"allow=!127.0.0.1:{port}") as made:
         await made.session.start()
         busy = (
-            f"job = subprocess.Popen(['curl', '-s', 'http://127.0.0.1:{port}/hello.txt'],"
-            " stdout=-1)\nsum(range(30_000_000))\nprint(job.communicate(timeout=1)[0])"
+            f"job = subprocess.Popen([sys.executable, '-c', FETCH, "
+            f"'http://127.0.0.1:{port}/hello.txt'], stdout=-1)\n"
+            "sum(range(30_000_000))\nprint(job.communicate(timeout=1)[0])"
         )
-        assert await made.ask(busy) == "b'hello from the host'"
+        assert await made.ask(busy) == "b'200 hello from the host\\n'"
 
 
-async def test_the_socket_is_the_sandboxes_alone() -> None:
-    async with box("allow=good.example") as made:
-        info = (made.sandbox.state.files / "run" / "proxy.sock").stat()
+@on_podman_too
+async def test_the_socket_is_the_sandboxes_alone(backend: str) -> None:
+    async with box(backend, "allow=good.example") as made:
+        info = (made.sandbox._door / "proxy.sock").stat()
         assert info.st_uid == made.sandbox.describe()["host_uid"]
         assert info.st_mode & 0o777 == 0o600
 
 
-async def test_the_socket_itself_gives_no_more_than_the_forwarder() -> None:
-    async with box("allow=good.example") as made:
+@on_each
+async def test_the_socket_itself_gives_no_more_than_the_forwarder(backend: str) -> None:
+    door = DOORS.get(backend, f"{HOST_INSIDE}/proxy.sock")
+    async with box(backend, "allow=good.example") as made:
         said = await made.ask(
             "import socket\nwith socket.socket(socket.AF_UNIX) as s:\n"
-            "    s.connect('/run/lis/proxy.sock')\n"
+            f"    s.connect({door!r})\n"
             "    s.sendall(b'CONNECT 127.0.0.1:22 HTTP/1.1\\r\\nHost: 127.0.0.1:22\\r\\n\\r\\n')\n"
             "    print(s.recv(100))"
         )
         assert said[2:].startswith("HTTP/1.1 403 Forbidden")
 
 
+@on_podman_too
 @pytest.mark.parametrize("network", ["none", "allow=good.example"])
 async def test_a_sandbox_without_its_wall_does_not_start(
-    monkeypatch: pytest.MonkeyPatch, network: str
+    monkeypatch: pytest.MonkeyPatch, backend: str, network: str
 ) -> None:
-    real = bubblewrap.command
+    command, arguments = bubblewrap.command, docker.arguments
 
-    def holed(*arguments: object) -> list[str]:
-        return [word for word in real(*arguments) if word != "--unshare-net"]  # type: ignore[arg-type]
+    def holed(*given: object) -> list[str]:
+        return [word for word in command(*given) if word != "--unshare-net"]  # type: ignore[arg-type]
 
     monkeypatch.setattr(bubblewrap, "command", holed)
+    monkeypatch.setattr(docker, "arguments", lambda s: arguments(s) | {"network_mode": "bridge"})
     with pytest.raises(SandboxError, match="network wall is missing"):
-        async with box(network):
+        async with box(backend, network):
             pass
 
 
@@ -264,12 +330,25 @@ def test_a_bad_policy_is_found_before_anything_starts() -> None:
 # -- open ------------------------------------------------------------------------------------
 
 
-async def test_open_says_so_loudly(site: tuple[Path, int]) -> None:
-    _, port = site
-    async with box("open") as made:
+def bridge() -> str:
+    """This machine's address for containers."""
+    (settings,) = DockerSandbox.connect().networks.get("bridge").attrs["IPAM"]["Config"]
+    return str(settings["Gateway"])
+
+
+@on_each
+async def test_open_says_so_loudly(tmp_path: Path, backend: str) -> None:
+    (tmp_path / "hello.txt").write_text("hello from the host")
+    host = bridge() if backend == "docker" else "127.0.0.1"
+    with serving(tmp_path, host) as port:
+        await open_to(backend, f"{host}:{port}")
+
+
+async def open_to(backend: str, open_site: str) -> None:
+    async with box(backend, "open") as made:
         assert OPEN_WARNING in made.said
-        direct = f"sh('curl -s http://127.0.0.1:{port}/hello.txt')"
-        assert await made.ask(direct) == "0 hello from the host"
+        direct = f"fetch('http://{open_site}/hello.txt')"
+        assert await made.ask(direct) == "200 hello from the host"
         assert made.sandbox.describe()["network"] == "open"
         assert await made.ask("print(open('/etc/resolv.conf').read() != '')") == "True"
 
@@ -291,9 +370,7 @@ def own_index(
     folder, port = site
     files = tmp_path / "files"
     files.mkdir()
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(files))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        kept = server.server_address[1]
+    with serving(files) as kept:
         for name in ("pip", "listiny"):
             made = wheel(files, name, "98.0")
             page = folder / "simple" / name
@@ -306,12 +383,14 @@ def own_index(
         address = f"http://user:secret-word@127.0.0.1:{port}/simple"
         monkeypatch.setenv("PIP_INDEX_URL", address)
         yield port, kept
-        server.shutdown()
 
 
-async def test_index_is_what_pip_on_this_host_uses(own_index: tuple[int, int]) -> None:
+@on_podman_too
+async def test_index_is_what_pip_on_this_host_uses(
+    own_index: tuple[int, int], backend: str
+) -> None:
     port, kept = own_index
-    async with box("allow=index") as made:
+    async with box(backend, "allow=index") as made:
         assert any("credentials" in line for line in made.said)
         said = await made.ask("sh('pip install listiny; env')")
         assert "Successfully installed listiny-98.0" in said
@@ -348,8 +427,9 @@ def test_pip_itself_names_its_default() -> None:
     assert index.default_url().startswith("https://")
 
 
-async def test_pip_install_from_the_real_index() -> None:
-    async with box("allow=index") as made:
+@on_each
+async def test_pip_install_from_the_real_index(backend: str) -> None:
+    async with box(backend, "allow=index") as made:
         said = await made.ask("sh('pip install roman')")
         attempts = made.sandbox.attempts()
         if any(a.allowed and a.reason for a in attempts):
@@ -357,7 +437,7 @@ async def test_pip_install_from_the_real_index() -> None:
         assert "Successfully installed roman" in said
         assert await made.ask("import roman; print(roman.toRoman(2026))") == "MMXXVI"
         assert attempts and all(a.allowed for a in attempts)
-        await made.ask("sh('curl -s https://example.org/')")
+        await made.ask("fetch('https://example.org/')")
         (refused,) = made.sandbox.attempts()
         assert refused == Attempt(
             host="example.org",

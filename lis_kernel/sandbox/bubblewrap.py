@@ -23,9 +23,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lis_kernel.errors import SandboxError, SandboxUnavailable
+from lis_kernel.errors import ConfigError, SandboxError, SandboxUnavailable
 from lis_kernel.sandbox import image, mounts, seccomp
 from lis_kernel.sandbox import launch as launching
+from lis_kernel.sandbox.keeper import Keeper
 from lis_kernel.sandbox.launch import GUEST, GUEST_INSIDE, GuestProcess, launch
 from lis_kernel.sandbox.network import CA, CA_INSIDE, Network
 from lis_kernel.sandbox.walled import WalledSandbox
@@ -89,11 +90,26 @@ class BubblewrapSandbox(WalledSandbox):
             **{f"mount{n}": mount.source for n, mount in enumerate(self._mounts)},
         }
 
-    def _own_uid(self) -> bool:
-        closed = [mount for mount in self._mounts if not _open_to_all(mount)]
-        if closed and os.geteuid() == 0:
-            self.say(f"the sandbox runs as root: {closed[0].source} is not open to other users")
-        return not closed
+    def _owned(self) -> set[str]:
+        """All mounts: whoever gives one means it to be used, also where only she may read it.
+
+        Of what is ours, only what others cannot read, as after an installation by a strict root.
+        """
+        ours = {name for name, path in self._sources().items() if name in OURS and _closed(path)}
+        return ours | {f"mount{n}" for n in range(len(self._mounts))}
+
+    def _bound(self, keeper: Keeper) -> None:
+        """Raises: ConfigError: a mount is closed to the sandbox, and cannot be opened to it."""
+        for n, mount in enumerate(self._mounts):
+            why = keeper.not_owned.get(f"mount{n}")
+            if why is not None and _closed(mount.source, mount.writable):
+                raise ConfigError(
+                    "mounts",
+                    f"{mount.source} is closed to other users, and cannot be shown to the "
+                    f"sandbox's own as if it were theirs ({why}).",
+                    f"Open it (`chmod -R o+r{'w' if mount.writable else ''}X`), put it on a file "
+                    "system such as ext4, or run `lis` as its owner instead of root.",
+                )
 
     @property
     def _public(self) -> Path:
@@ -117,18 +133,7 @@ class BubblewrapSandbox(WalledSandbox):
         try:
             return await self._launch_once()
         except SandboxError as error:
-            if self.keeper.uid is None or self._launches > 1:
-                raise self._explained(error) from error
-            why = str(error)
-        # e.g. AppArmor allows user namespaces to root alone, or the image cannot be read by others
-        self.keeper.uid = None
-        self.state.give_all(os.getuid())
-        try:
-            process = await self._launch_once()
-        except SandboxError as error:
             raise self._explained(error) from error
-        self.say(f"the sandbox runs as root, since a uid of its own was refused: {why}")
-        return process
 
     async def _launch_once(self) -> GuestProcess:
         assert self._image is not None
@@ -185,11 +190,15 @@ DISK = {
 read-only by its mount, and by Landlock once more."""
 
 
-def _open_to_all(mount: mounts.Mount) -> bool:
-    """Whether a uid that owns nothing on this host can use what is mounted; looks at its top."""
-    mode = mount.source.stat().st_mode
-    wanted = (0o5 if stat.S_ISDIR(mode) else 0o4) | (0o2 if mount.writable else 0)
-    return mode & wanted == wanted
+OLDEST_LANDLOCK = 2
+OURS = ("image", "python", "guest", "bwrap", "rootfs")
+
+
+def _closed(path: Path, writable: bool = False) -> bool:
+    """Whether a uid that owns nothing on this host cannot use it; looks at its top alone."""
+    mode = path.stat().st_mode
+    wanted = (0o5 if stat.S_ISDIR(mode) else 0o4) | (0o2 if writable else 0)
+    return mode & wanted != wanted
 
 
 def command(
@@ -315,9 +324,14 @@ def options(bwrap: str) -> str:
 
 @cache
 def landlock_abi() -> int:
-    """The version of Landlock that this kernel has; 0 if it has none, or has it switched off."""
+    """The version of Landlock that is used here; 0 where the kernel has none, or has it off.
+
+    Version 1 is not used: under it no file could be moved from one folder to another, and `git`,
+    `pip` and many a program do that. It is the second layer, and mounts hold without it.
+    """
     create_ruleset, version = 444, 1
-    return max(0, int(ctypes.CDLL(None).syscall(create_ruleset, None, 0, version)))
+    found = int(ctypes.CDLL(None).syscall(create_ruleset, None, 0, version))
+    return found if found >= OLDEST_LANDLOCK else 0
 
 
 def check() -> str:

@@ -99,14 +99,6 @@ class StateDir:
         if self._uid >= 0:
             os.chown(path, self._uid, self._uid, follow_symlinks=False)
 
-    def give_all(self, uid: int) -> None:
-        """Let `uid` own every file there is; call while nothing runs in the sandbox."""
-        self._uid = uid
-        for place, folders, names in os.walk(self.files):
-            for name in (*folders, *names):
-                self._hand_over(Path(place, name))
-        os.chown(self.files, uid, uid)
-
     def create(self, name: str) -> int:
         """A new file in `run`, open; call while nothing runs in the sandbox."""
         path = self.files / "run" / name

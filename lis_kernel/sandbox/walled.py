@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -48,7 +49,7 @@ class WalledSandbox(ProcessSandbox):
         self._cgroup: cgroup.Cgroup | None = None
         self._kind: cgroup.Kind = "none"
         self._launches = 0
-        self._over = False
+        self._begun = time.monotonic()
         self._overfull = False
         self._timer: asyncio.TimerHandle | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -69,9 +70,12 @@ class WalledSandbox(ProcessSandbox):
         """Name → host path that the jail binds, see `Keeper.path`. Asked for once, at start."""
         return {}
 
-    def _own_uid(self) -> bool:
-        """Whether the sandbox can have a uid of its own, where root starts it."""
-        return True
+    def _owned(self) -> set[str]:
+        """Of the sources, those in which the sandbox shall have the rights of their owner."""
+        return set()
+
+    def _bound(self, keeper: Keeper) -> None:
+        """See that the sources can be used. Called once they are bound."""
 
     def _prepare(self) -> None:
         """Fill the state folder. Called before the keeper binds the sources."""
@@ -89,7 +93,8 @@ class WalledSandbox(ProcessSandbox):
         await super().start()
         loop = asyncio.get_running_loop()
         if self.limits.sandbox_seconds is not None:
-            self._timer = loop.call_later(self.limits.sandbox_seconds, self._expire)
+            left = self.limits.sandbox_seconds - (time.monotonic() - self._begun)
+            self._timer = loop.call_later(left, self._kill)
         if self.keeper.disk == "none":
             self._watch = loop.create_task(self._watch_disk())
 
@@ -106,8 +111,9 @@ class WalledSandbox(ProcessSandbox):
             limits.disk_bytes,
             tmpfs_bytes,
             self._sources(),
+            owned=self._owned(),
+            seconds=limits.sandbox_seconds,
             namespace=self.isolated,
-            own_uid=self._own_uid(),
         )
         self._state = StateDir(folder)
         self._cgroup = cgroup.planned(where, folder.name)
@@ -115,7 +121,9 @@ class WalledSandbox(ProcessSandbox):
         if self._cgroup is not None and not self._cgroup.make(limits):
             self._cgroup, self._kind = None, "none"
         self._prepare()
+        self._begun = time.monotonic()
         await keeper.start()
+        self._bound(keeper)
         self.state.furnish(keeper.files, keeper.uid)
         self._furnish()
 
@@ -173,9 +181,11 @@ class WalledSandbox(ProcessSandbox):
             return "disk_full"
         return "pids" if "pids" in breached else None
 
-    def _expire(self) -> None:
-        self._over = True
-        self._kill()
+    @property
+    def _over(self) -> bool:
+        """Whether its time is over. The keeper's clock may have ended it while ours stood still."""
+        seconds = self.limits.sandbox_seconds
+        return seconds is not None and time.monotonic() >= self._begun + seconds
 
     def _kill(self) -> None:
         if self._process is not None:

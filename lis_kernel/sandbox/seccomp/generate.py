@@ -35,14 +35,33 @@ kernel's little-used ones."""
 
 Numbers = tuple[int | None, int | None]
 
+SET_ID_BITS = 0o6000
+"""S_ISUID and S_ISGID: in a writable mount such a file would be one on the host."""
+MAKES_A_FILE = 0x40 | 0x400000
+"""O_CREAT and O_TMPFILE, with which alone `open` looks at its mode."""
+
 # x86_64, aarch64; None where the architecture has no such call
 CLONE: Numbers = (56, 220)
 IOCTL: Numbers = (16, 29)
 PERSONALITY: Numbers = (135, 92)
 SOCKETS: tuple[Numbers, ...] = ((41, 198), (53, 199))  # socket, socketpair
+MODES: dict[str, tuple[Numbers, int]] = {  # and which argument the mode is
+    "chmod": ((90, None), 1),
+    "fchmod": ((91, 52), 1),
+    "fchmodat": ((268, 53), 2),
+    "fchmodat2": ((452, 452), 2),
+    "creat": ((85, None), 1),
+    "mknod": ((133, None), 1),
+    "mknodat": ((259, 33), 2),
+}
+OPENS: dict[str, tuple[Numbers, int, int]] = {  # flags, mode
+    "open": ((2, None), 1, 2),
+    "openat": ((257, 56), 2, 3),
+}
 
 MISSING: dict[str, Numbers] = {  # ENOSYS: programs ask, and do without
     "clone3": (435, 435),  # its flags lie in memory, where no filter can look
+    "openat2": (437, 437),  # so does its mode
     "io_uring_setup": (425, 425),
     "io_uring_enter": (426, 426),
     "io_uring_register": (427, 427),
@@ -191,12 +210,32 @@ def rules() -> list[tuple[Numbers, Program]]:
     for family in FAMILIES:
         sockets.ret_if(IF_EQUAL, family, ALLOW)
     sockets.ret(ERRNO | EAFNOSUPPORT)
+    modes, opens = [], []
+    for numbers, mode in MODES.values():
+        modes.append((numbers, _no_set_id(mode)))
+    for numbers, flags, mode in OPENS.values():
+        block = Program()
+        block.load(argument(flags))
+        block.ret_unless(IF_ANY_BIT, MAKES_A_FILE, ALLOW)
+        block.code += _no_set_id(mode).code
+        opens.append((numbers, block))
     return [
         (CLONE, clone),
         (IOCTL, ioctl),
         (PERSONALITY, personality),
         *((numbers, sockets) for numbers in SOCKETS),
+        *modes,
+        *opens,
     ]
+
+
+def _no_set_id(mode: int) -> Program:
+    """EPERM if the argument `mode` has a set-id bit."""
+    block = Program()
+    block.load(argument(mode))
+    block.ret_if(IF_ANY_BIT, SET_ID_BITS, ERRNO | EPERM)
+    block.ret(ALLOW)
+    return block
 
 
 def main() -> None:

@@ -186,7 +186,8 @@ class DockerSandbox(ProcessSandbox):
         pid1.clear_out()
         run = self.state.root / "run"
         clear(run)
-        boot = Boot("/testbed", self.caps, self.key, self.setup, seccomp=seccomp.programs())
+        programs = seccomp.programs(set_id=self.config.root)
+        boot = Boot("/testbed", self.caps, self.key, self.setup, seccomp=programs)
         info = prepare(run, RUN_INSIDE, boot, ready_fd=READY_FD, owner_fd=OWNER_FD)
         ready_read, ready_write = os.pipe()
         owner_read, owner_write = os.pipe()

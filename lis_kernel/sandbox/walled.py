@@ -20,7 +20,7 @@ from lis_kernel.sandbox import cgroup
 from lis_kernel.sandbox import limits as walls
 from lis_kernel.sandbox.base import ProcessSandbox
 from lis_kernel.sandbox.keeper import Keeper
-from lis_kernel.sandbox.launch import GuestProcess
+from lis_kernel.sandbox.launch import GuestProcess, KernelEnded
 from lis_kernel.sandbox.reaper import LABEL
 from lis_kernel.sandbox.state import StateDir, new_folder
 from lis_kernel.types import Verdict
@@ -47,7 +47,7 @@ class WalledSandbox(ProcessSandbox):
         super().__init__(*arguments, **options)
         self._keeper: Keeper | None = None
         self._cgroup: cgroup.Cgroup | None = None
-        self._kind: cgroup.Kind = "none"
+        self._where = cgroup.Layout("none")
         self._launches = 0
         self._begun = time.monotonic()
         self._overfull = False
@@ -101,8 +101,7 @@ class WalledSandbox(ProcessSandbox):
     async def _settle(self) -> None:
         self.folder = folder = new_folder()
         limits = self.limits
-        where = cgroup.layout()
-        self._kind = where.kind
+        self._where = where = cgroup.layout()
         # files in memory must leave room for programs, or a full disk would end every kernel
         counted = self._kind != "none"
         tmpfs_bytes = min(limits.disk_bytes, limits.memory_bytes // 2 if counted else 1 << 62)
@@ -119,7 +118,7 @@ class WalledSandbox(ProcessSandbox):
         self._cgroup = cgroup.planned(where, folder.name)
         self._record()  # before there is anything to clean up
         if self._cgroup is not None and not self._cgroup.make(limits):
-            self._cgroup, self._kind = None, "none"
+            self._cgroup, self._where = None, cgroup.Layout("none")
         self._prepare()
         self._begun = time.monotonic()
         await keeper.start()
@@ -137,7 +136,15 @@ class WalledSandbox(ProcessSandbox):
             seconds = f"{self.limits.sandbox_seconds:g} s"
             raise SandboxLost(f"the sandbox's time of {seconds} is over (limits.sandbox_seconds)")
         self._launches += 1
-        self._process = process = await self._launch()
+        try:
+            process = await self._launch()
+        except KernelEnded as error:
+            if self._kind != "systemd scope" or self._launches > 1:
+                raise
+            self.say(f"the user's systemd gives no scope, so only rlimits hold: {error}")
+            self._where = cgroup.Layout("none")
+            process = await self._launch()
+        self._process = process
         if self._kind == "systemd scope":
             self._cgroup = cgroup.of_process(process.pid)
             self._record()
@@ -157,15 +164,19 @@ class WalledSandbox(ProcessSandbox):
         """For the processes around the jail; it is also how they are found again."""
         passed = ("PATH", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS")
         known = {name: os.environ[name] for name in passed if name in os.environ}
+        if self._kind == "systemd scope" and (runtime := cgroup.user_runtime()) is not None:
+            known["XDG_RUNTIME_DIR"] = str(runtime)
         return {**known, LABEL: self.state.name}
 
     # -- limits ----------------------------------------------------------------------------------
 
     @property
+    def _kind(self) -> cgroup.Kind:
+        return self._where.kind
+
+    @property
     def _controllers(self) -> set[str]:
-        if self._kind == "systemd scope":
-            return set(cgroup.CONTROLLERS)
-        return set(self._cgroup.folders) if self._cgroup else set()
+        return set(self._where.folders)
 
     def _rlimits(self) -> dict[str, int]:
         return walls.rlimits(self.limits, self._controllers, alone=self.isolated)

@@ -196,7 +196,7 @@ async def test_a_cell_and_a_sandbox_have_their_time(box) -> None:
 async def test_the_record_says_what_holds(box) -> None:
     async with box() as session:
         limits = session.sandbox.describe()["limits"]
-    assert limits["memory_bytes"]["held_by"] in (GROUPS, "rlimit, of each process")
+    assert limits["memory_bytes"]["held_by"] in (GROUPS, walls.OWN_MEMORY)
     assert set(limits) >= {"pids", "cpus", "disk_bytes", "open_files", "core_bytes"}
 
 
@@ -208,7 +208,7 @@ async def test_rlimits_are_the_second_best(box, monkeypatch) -> None:
     monkeypatch.setattr(cgroup, "layout", lambda: Layout("none"))
     async with box(memory_bytes=512 * MB, pids=40) as session:
         held = session.sandbox.describe()["limits"]
-        assert held["memory_bytes"]["held_by"] == "rlimit, of each process"
+        assert held["memory_bytes"]["held_by"] == walls.OWN_MEMORY
         assert held["cpus"]["held_by"] is None
         result = await session.execute("x = bytearray(600 << 20)")
         assert "MemoryError" in str(result.outputs)

@@ -28,6 +28,8 @@ def test_the_data_files_are_what_the_script_makes(machine) -> None:
     path = seccomp.path(machine)
     assert path is not None
     assert path.read_bytes() == generate.build(machine)
+    assert seccomp.programs()[machine] == generate.build(machine).hex()
+    assert seccomp.programs(set_id=True)[machine] == generate.build(machine, set_id=True).hex()
 
 
 def test_an_unknown_architecture_has_no_filter() -> None:
@@ -45,6 +47,7 @@ def test_the_numbers_are_the_kernels_own(machine) -> None:
     which = list(generate.MACHINES).index(machine)
     named = {
         **generate.MISSING,
+        **generate.MODE_IN_MEMORY,
         **generate.DENIED,
         "clone": generate.CLONE,
         "ioctl": generate.IOCTL,
@@ -89,14 +92,15 @@ def test_every_listed_call_is_refused_and_others_are_not(machine) -> None:
     program = seccomp.path(machine).read_bytes()
     arch = generate.MACHINES[machine]
     which = list(generate.MACHINES).index(machine)
-    for table, error in ((generate.MISSING, 38), (generate.DENIED, 1)):
+    missing = generate.MISSING | generate.MODE_IN_MEMORY
+    for table, error in ((missing, 38), (generate.DENIED, 1)):
         for numbers in table.values():
             if numbers[which] is not None:
                 answer = run(program, numbers[which], arch=arch)
                 assert answer == generate.ERRNO | error
     listed = {
         numbers[which]
-        for numbers in (*generate.DENIED.values(), *generate.MISSING.values(), *generate.SOCKETS)
+        for numbers in (*generate.DENIED.values(), *missing.values(), *generate.SOCKETS)
     } | {generate.PERSONALITY[which]}
     for number in set(range(470)) - listed:
         assert run(program, number, arch=arch) == generate.ALLOW
@@ -105,11 +109,14 @@ def test_every_listed_call_is_refused_and_others_are_not(machine) -> None:
     assert run(program, clone, 17 | new_user, arch=arch) == generate.ERRNO | 1
     assert run(program, generate.SOCKETS[0][which], 40, arch=arch) == generate.ERRNO | 97
     assert run(program, 0, arch=arch ^ 1) == generate.KILL_PROCESS
+    free = generate.build(machine, set_id=True)
+    assert run(free, generate.MODE_IN_MEMORY["openat2"][which], arch=arch) == generate.ALLOW
     for numbers, mode in generate.MODES.values():
         if numbers[which] is not None:
             for bits, answer in ((0o755, generate.ALLOW), (0o4755, generate.ERRNO | 1)):
                 words = [0] * mode + [bits]
                 assert run(program, numbers[which], *words, arch=arch) == answer
+                assert run(free, numbers[which], *words, arch=arch) == generate.ALLOW
     for numbers, flags, mode in generate.OPENS.values():
         if numbers[which] is not None:
             for opened, answer in ((0, generate.ALLOW), (0x40, generate.ERRNO | 1)):
@@ -266,6 +273,8 @@ for attempt in (
         print(error.errno, end=" ")
 print(subprocess.run("echo > file", shell=True, stderr=-3).returncode)
 """
+    if bubblewrap.landlock_abi() < 3:  # which knows nothing of truncating
+        code = code.replace('lambda: os.truncate("file", 0),', "")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     first, second = done.stdout.strip().split("\n") if done.stdout else (done.stderr, "")
     assert first == "x 0"

@@ -16,6 +16,7 @@ import lis_kernel
 from lis_kernel.config import data_dir
 from lis_kernel.errors import SandboxError, SandboxUnavailable
 from lis_kernel.sandbox import keeper
+from lis_kernel.sandbox import limits as walls
 from lis_kernel.sandbox.cgroup import layout
 from lis_kernel.sandbox.keeper import UIDS
 from lis_kernel.sandbox.reaper import members
@@ -185,6 +186,6 @@ def test_as_nobody_it_works_and_the_limits_are_listed_truthfully(tmp_path) -> No
     assert said["facts"]["host_uid"] == NOBODY
     assert "tmpfs" in held["disk_bytes"]["held_by"]
     if layout().kind == "cgroup v1":  # root's; nobody may not write there
-        assert held["memory_bytes"]["held_by"] == "rlimit, of each process"
-        assert held["pids"]["held_by"] == "rlimit, per user"
+        assert held["memory_bytes"]["held_by"] == walls.OWN_MEMORY
+        assert held["pids"]["held_by"] == walls.WHOLE
         assert held["cpus"]["held_by"] is None

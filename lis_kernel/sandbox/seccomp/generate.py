@@ -59,9 +59,10 @@ OPENS: dict[str, tuple[Numbers, int, int]] = {  # flags, mode
     "openat": ((257, 56), 2, 3),
 }
 
+MODE_IN_MEMORY: dict[str, Numbers] = {"openat2": (437, 437)}  # ENOSYS
+
 MISSING: dict[str, Numbers] = {  # ENOSYS: programs ask, and do without
     "clone3": (435, 435),  # its flags lie in memory, where no filter can look
-    "openat2": (437, 437),  # so does its mode
     "io_uring_setup": (425, 425),
     "io_uring_enter": (426, 426),
     "io_uring_register": (427, 427),
@@ -172,8 +173,11 @@ def argument(n: int) -> int:
     return ARGUMENTS + 8 * n
 
 
-def build(machine: str) -> bytes:
-    """The filter for `machine`, as `struct sock_filter[]`."""
+def build(machine: str, *, set_id: bool = False) -> bytes:
+    """The filter for `machine`, as `struct sock_filter[]`.
+
+    With `set_id` files may be given set-id bits: for a container whose root installs packages.
+    """
     which = list(MACHINES).index(machine)
     program = Program()
     program.load(ARCH)
@@ -181,10 +185,11 @@ def build(machine: str) -> bytes:
     program.load(NUMBER)
     if machine == "x86_64":  # its second set of system calls has other numbers: past the list
         program.ret_if(IF_AT_LEAST, X32_BIT, KILL_PROCESS)
-    for numbers, block in rules():
+    for numbers, block in rules() + ([] if set_id else set_id_rules()):
         if (number := numbers[which]) is not None:
             program.on_call(number, block)
-    for table, error in ((MISSING, ENOSYS), (DENIED, EPERM)):
+    missing = MISSING if set_id else MISSING | MODE_IN_MEMORY
+    for table, error in ((missing, ENOSYS), (DENIED, EPERM)):
         for numbers in table.values():
             if (number := numbers[which]) is not None:
                 program.ret_if(IF_EQUAL, number, ERRNO | error)
@@ -210,23 +215,24 @@ def rules() -> list[tuple[Numbers, Program]]:
     for family in FAMILIES:
         sockets.ret_if(IF_EQUAL, family, ALLOW)
     sockets.ret(ERRNO | EAFNOSUPPORT)
-    modes, opens = [], []
-    for numbers, mode in MODES.values():
-        modes.append((numbers, _no_set_id(mode)))
-    for numbers, flags, mode in OPENS.values():
-        block = Program()
-        block.load(argument(flags))
-        block.ret_unless(IF_ANY_BIT, MAKES_A_FILE, ALLOW)
-        block.code += _no_set_id(mode).code
-        opens.append((numbers, block))
     return [
         (CLONE, clone),
         (IOCTL, ioctl),
         (PERSONALITY, personality),
         *((numbers, sockets) for numbers in SOCKETS),
-        *modes,
-        *opens,
     ]
+
+
+def set_id_rules() -> list[tuple[Numbers, Program]]:
+    """The calls that give a file its mode."""
+    found = [(numbers, _no_set_id(mode)) for numbers, mode in MODES.values()]
+    for numbers, flags, mode in OPENS.values():
+        block = Program()
+        block.load(argument(flags))
+        block.ret_unless(IF_ANY_BIT, MAKES_A_FILE, ALLOW)
+        block.code += _no_set_id(mode).code
+        found.append((numbers, block))
+    return found
 
 
 def _no_set_id(mode: int) -> Program:
@@ -239,8 +245,10 @@ def _no_set_id(mode: int) -> Program:
 
 
 def main() -> None:
+    here = Path(__file__).parent
     for machine in MACHINES:
-        Path(__file__).with_name(f"{machine}.bpf").write_bytes(build(machine))
+        (here / f"{machine}.bpf").write_bytes(build(machine))
+        (here / f"{machine}+set-id.bpf").write_bytes(build(machine, set_id=True))
 
 
 if __name__ == "__main__":

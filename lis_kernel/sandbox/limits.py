@@ -7,9 +7,11 @@ is called so. The disk watch is for sandboxes whose files lie among ours.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
-from collections.abc import Callable, Mapping
+import stat
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -104,21 +106,29 @@ def is_full(files: Path) -> bool:
 
 
 class DiskWatch:
-    """Measures what lies below some folders, and says when it is too much.
+    """Measures what a sandbox has written, and says when it is too much.
 
+    That is what lies below `folder`, and what its processes `pids` hold open though it was removed.
     `full` is told at a measurement over the limit, but not again until more was written: what the
     sandbox deletes while it is over the limit is its way out.
     """
 
-    def __init__(self, folder: Path, limits: Limits, full: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        limits: Limits,
+        full: Callable[[], None],
+        pids: Callable[[], Iterable[int]] = lambda: (),
+    ) -> None:
         self.folder = folder
+        self.pids = pids
         self.limit = limits.disk_bytes
         self.full = full
         self._told = 0
 
     def measure(self) -> None:
         """One look; blocks for as long as counting takes."""
-        used = usage(self.folder)
+        used = usage(self.folder) + removed(self.pids())
         if used > max(self.limit, self._told):
             self._told = used
             self.full()
@@ -144,3 +154,16 @@ def usage(folder: Path) -> int:
         except OSError:
             continue
     return total
+
+
+def removed(pids: Iterable[int]) -> int:
+    """Bytes of the files that have no name any more and that these processes keep open."""
+    found: dict[tuple[int, int], int] = {}
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for fd in os.listdir(f"/proc/{pid}/fd"):
+                with contextlib.suppress(OSError):
+                    info = os.stat(f"/proc/{pid}/fd/{fd}")
+                    if stat.S_ISREG(info.st_mode) and info.st_nlink == 0:
+                        found[info.st_dev, info.st_ino] = info.st_blocks * 512
+    return sum(found.values())

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from lis_kernel.errors import SandboxLost
 from lis_kernel.protocols import KernelProcess
-from lis_kernel.sandbox import cgroup
+from lis_kernel.sandbox import cgroup, reaper
 from lis_kernel.sandbox import limits as walls
 from lis_kernel.sandbox.base import ProcessSandbox
 from lis_kernel.sandbox.keeper import Keeper
@@ -209,7 +209,10 @@ class WalledSandbox(ProcessSandbox):
             self._overfull = True
             self._kill()
 
-        watch = walls.DiskWatch(self.state.root, self.limits, full)
+        name, groups = self.state.name, self._cgroup.paths if self._cgroup else []
+        watch = walls.DiskWatch(
+            self.state.root, self.limits, full, lambda: reaper.members(name, groups)
+        )
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             await asyncio.to_thread(watch.measure)

@@ -43,7 +43,10 @@ def build(
     tag: Tag = None,
     rootfs: Rootfs = None,
 ) -> None:
-    """Build it. bubblewrap's is built by the first run as well; a container's only here."""
+    """Build it; a --rootfs is read anew.
+
+    The first run builds bubblewrap's as well; a container's is built only here.
+    """
     if rootfs is not None and backend != "bubblewrap":
         raise ConfigError("--rootfs", f"backend `{backend}` cannot take one.", "Use bubblewrap.")
     if backend in CONTAINERS:
@@ -53,7 +56,7 @@ def build(
         return
     if base or tag:
         raise ConfigError("--base, --tag", "only container images have them.", "Add -b docker.")
-    tree, built = asyncio.run(image_for(rootfs, print))
+    tree, built = asyncio.run(image_for(rootfs, print, again=True))
     if tree is not None:
         print(f"{tree.root}: {tree.system}, {len(tree.packages)} packages\n{tree.digest}")
     print(f"{built.root}\n{built.digest}")

@@ -168,9 +168,11 @@ COMPILE_SECONDS = 600.0
 
 
 async def image_for(
-    root: Path | None, say: Callable[[str], None] = lambda _: None
+    root: Path | None, say: Callable[[str], None] = lambda _: None, *, again: bool = False
 ) -> tuple[rootfs.Rootfs | None, image.Image]:
-    """What a sandbox is made of; built first where it must be. `root` is `SandboxConfig.rootfs`.
+    """What a sandbox is made of; built first where it must be.
+
+    `root` is `SandboxConfig.rootfs`; it is read anew with `again`.
 
     Raises:
         ConfigError: no sandbox can stand on this root.
@@ -179,7 +181,7 @@ async def image_for(
     if root is None:
         built = image.find()
         return None, built if built is not None else await asyncio.to_thread(image.build, say)
-    tree = await asyncio.to_thread(rootfs.prepare, root, say)
+    tree = await asyncio.to_thread(rootfs.prepare, root, say, again=again)
 
     async def trial(tried: image.Image, target: Path | None) -> None:
         limits = Limits(cpus=os.cpu_count() or 1)

@@ -76,8 +76,8 @@ class Rootfs:
 
     @property
     def etc(self) -> Path:
-        """The copy of its /etc, for all sandboxes with this root."""
-        return self.store / "etc"
+        """The copy of its /etc, for all sandboxes with this root as it is now."""
+        return self.store / f"etc-{self.digest[-12:]}"
 
     def facts(self) -> dict[str, Any]:
         """For the record."""
@@ -136,10 +136,13 @@ def find_inside(root: Path, path: str) -> Path | None:
     return None
 
 
-def prepare(given: Path, say: Callable[[str], None] = lambda _: None) -> Rootfs:
+def prepare(
+    given: Path, say: Callable[[str], None] = lambda _: None, *, again: bool = False
+) -> Rootfs:
     """Check the tree, and read it through unless it was read before; a second for 300 MB.
 
-    A change of the tree is seen by the times of its main folders and its package database.
+    A change of the tree is seen by the times of its main folders and its package database, any
+    other with `again`.
 
     Raises:
         ConfigError: it is no root file system that a sandbox can use.
@@ -150,7 +153,7 @@ def prepare(given: Path, say: Callable[[str], None] = lambda _: None) -> Rootfs:
         store = data_dir() / "images" / f"rootfs-{_fingerprint(root)}"
         store.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(store.with_suffix(".lock")):
-            if (found := _load(root, store)) is None:
+            if again or (found := _load(root, store)) is None:
                 say(f"reading {root} (once) …")
                 found = _make(root, store)
     except OSError as error:
@@ -187,11 +190,18 @@ def _load(root: Path, store: Path) -> Rootfs | None:
 
 
 def _make(root: Path, store: Path) -> Rootfs:
-    shutil.rmtree(store, ignore_errors=True)
-    store.mkdir(mode=0o755)
-    _copy_etc(root, store / "etc")
+    store.mkdir(mode=0o755, exist_ok=True)
     packages = next((found for name in DATABASES if (found := _packages(root, name))), ())
     made = Rootfs(root, store, _digest(root), _system(root), packages)
+    old = _load(root, store)
+    if old is None or old.digest != made.digest:
+        for chosen in store.glob("image-*"):  # which Python it takes may have changed
+            chosen.unlink()
+    if not made.etc.exists():  # an older one may be in use: it stays
+        half = store / "etc.partial"
+        shutil.rmtree(half, ignore_errors=True)
+        _copy_etc(root, half)
+        half.rename(made.etc)
     partial = store / "manifest.json.partial"
     partial.write_text(json.dumps(made.facts(), indent=1), "utf-8")
     partial.replace(store / "manifest.json")

@@ -192,8 +192,14 @@ def test_what_is_made_of_a_tree(tmp_path: Path) -> None:
         *("--ro-bind", "/T/usr", "/usr", "--ro-bind", "/E", "/etc"),
     ]
     assert rootfs.prepare(root) == tree
+    (root / "etc/sub/f").write_text("deep in the tree")
+    assert rootfs.prepare(root) == tree
+    changed = rootfs.prepare(root, again=True)
+    assert changed.digest != tree.digest
+    assert (changed.etc / "sub/f").read_text() == "deep in the tree"
+    assert (tree.etc / "sub/f").read_text() == "f"  # a sandbox may be using it
     (root / "usr/bin/new").write_text("x")
-    assert rootfs.prepare(root).digest != tree.digest
+    assert rootfs.prepare(root).digest != changed.digest
 
 
 def test_no_symlink_of_a_tree_leads_to_the_host(tmp_path: Path) -> None:

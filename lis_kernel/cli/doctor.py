@@ -8,10 +8,10 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from importlib.util import find_spec
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console
@@ -133,6 +133,25 @@ async def _try_sandbox() -> str:
     return f"kernel ready in {seconds:.2f} s; no network, no host files"
 
 
+def _limits() -> tuple[bool | None, str]:
+    from lis_kernel.sandbox import image, limits
+    from lis_kernel.sandbox.bubblewrap import BubblewrapSandbox
+
+    if image.find() is None:
+        return None, "not tried: the image is not built yet"
+
+    async def facts() -> Mapping[str, Any]:
+        sandbox = BubblewrapSandbox(SandboxConfig(), Limits())
+        try:
+            await sandbox.start()
+            return sandbox.describe()
+        finally:
+            await sandbox.stop()
+
+    all_held, said = limits.in_words(asyncio.run(facts()))
+    return (True if all_held else None), said
+
+
 PROBE = """
 import os, socket
 try:
@@ -188,6 +207,7 @@ CHECKS: dict[str, Callable[[], tuple[bool | None, str]]] = {
     "bubblewrap": _bubblewrap,
     "image": _image,
     "sandbox": _sandbox,
+    "limits": _limits,
     "docker": _docker,
     "podman": _podman,
     "anthropic": _anthropic,

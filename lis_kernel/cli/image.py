@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -10,6 +12,7 @@ import typer
 from lis_kernel import registry
 from lis_kernel.errors import ConfigError
 from lis_kernel.sandbox import container_image, image
+from lis_kernel.sandbox.bubblewrap import image_for
 
 __all__ = ["app"]
 
@@ -19,6 +22,11 @@ CONTAINERS = ("docker", "podman")
 
 Backend = Annotated[str, typer.Option("--backend", "-b", help="bubblewrap, docker or podman.")]
 Tag = Annotated[str | None, typer.Option("--tag", help="docker, podman: the image's name.")]
+
+Rootfs = Annotated[
+    Path | None,
+    typer.Option("--rootfs", help="bubblewrap: a folder with an unpacked image to stand on."),
+]
 
 
 @app.command()
@@ -33,8 +41,14 @@ def build(
         ),
     ] = None,
     tag: Tag = None,
+    rootfs: Rootfs = None,
 ) -> None:
-    """Build it. bubblewrap's is built by the first run as well; a container's only here."""
+    """Build it; a --rootfs is read anew.
+
+    The first run builds bubblewrap's as well; a container's is built only here.
+    """
+    if rootfs is not None and backend != "bubblewrap":
+        raise ConfigError("--rootfs", f"backend `{backend}` cannot take one.", "Use bubblewrap.")
     if backend in CONTAINERS:
         client = _class(backend).connect(seconds=1800)
         made = container_image.build(client, base=base, tag=tag, backend=backend, say=print)
@@ -42,7 +56,9 @@ def build(
         return
     if base or tag:
         raise ConfigError("--base, --tag", "only container images have them.", "Add -b docker.")
-    built = image.build(say=print)
+    tree, built = asyncio.run(image_for(rootfs, print, again=True))
+    if tree is not None:
+        print(f"{tree.root}: {tree.system}, {len(tree.packages)} packages\n{tree.digest}")
     print(f"{built.root}\n{built.digest}")
 
 
@@ -50,12 +66,16 @@ def build(
 def show_image(
     backend: Backend = "bubblewrap",
     tag: Tag = None,
+    rootfs: Rootfs = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="root or image, digest, python, packages.")
     ] = False,
 ) -> None:
     """Say what is in it."""
-    facts = _container(backend, tag) if backend in CONTAINERS else _environment()
+    if backend in CONTAINERS:
+        facts: dict[str, Any] | None = _container(backend, tag)
+    else:
+        facts = _environment() if rootfs is None else _on(rootfs)
     if as_json:
         print(json.dumps(facts, indent=2))
     elif facts is None:
@@ -75,6 +95,18 @@ def _environment() -> dict[str, Any] | None:
         "digest": built.digest,
         "python": built.python,
         "packages": list(built.packages),
+    }
+
+
+def _on(root: Path) -> dict[str, Any]:
+    """Of a tree of the user's own; prepared if it was not yet."""
+    tree, built = asyncio.run(image_for(root, lambda _: None))
+    return {
+        "root": str(built.root),
+        "digest": built.digest,
+        "python": built.python,
+        "packages": list(built.packages),
+        "rootfs": tree.facts() if tree else None,
     }
 
 

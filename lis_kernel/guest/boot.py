@@ -81,15 +81,20 @@ def main(path):
         _set_up_network(**boot["network"])
     _stub_debugger()
 
+    from guest import lazy
+
+    lazy.package("jupyter_client", "connect")
     import zmq
     from guest import output, packages
     from ipykernel.kernelapp import IPKernelApp
-    from traitlets import default
+    from traitlets import Any, default
 
     for name, value in boot.get("caps", {}).items():
         setattr(output.Caps, name, value)
 
     class KernelApp(IPKernelApp):
+        blocking_class = Any()  # by its name, jupyter_client's client would be imported for it
+
         @default("session")
         def _session(self):
             return output.CappedSession(parent=self)

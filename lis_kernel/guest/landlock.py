@@ -1,7 +1,9 @@
 """Landlock, from inside: this process and all it starts write to a few folders and nowhere else.
 
 The second layer behind the read-only mounts: it still stands where a mount turns out to be writable
-after all. `boot.py` calls it before anything else when the host found it in its kernel.
+after all. Where the kernel can (ABI 6), signals and abstract sockets end at the sandbox's edge too:
+with the network policy `open` nothing else keeps it from the host's abstract sockets. `boot.py`
+calls it before anything else when the host found it in its kernel.
 """
 
 import ctypes
@@ -14,13 +16,19 @@ PR_SET_NO_NEW_PRIVS = 38
 
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 REFER, TRUNCATE = 1 << 13, 1 << 14
+"""Of ABI 2 and 3. A kernel without REFER refuses every rename across folders, wherever that is."""
+SCOPE_ABSTRACT_SOCKETS, SCOPE_SIGNALS = 1 << 0, 1 << 1
 ALL = (1 << 13) - 1
 """Every right of ABI 1: the four above, and to remove or make a file of each kind."""
 READ = EXECUTE | READ_FILE | READ_DIR
 
 
 class RulesetAttr(ctypes.Structure):
-    _fields_ = [("handled_access_fs", ctypes.c_uint64)]
+    _fields_ = [
+        ("handled_access_fs", ctypes.c_uint64),
+        ("handled_access_net", ctypes.c_uint64),
+        ("scoped", ctypes.c_uint64),
+    ]
 
 
 class PathBeneathAttr(ctypes.Structure):
@@ -30,6 +38,8 @@ class PathBeneathAttr(ctypes.Structure):
 
 def restrict(abi, writable):
     """Reading and executing everywhere; everything in `writable`; plain writing to devices.
+
+    One rule for each of `writable`, and none below it, or files could not be moved within it.
 
     Raises OSError: nothing is restricted then, and the caller must not go on.
     """
@@ -43,7 +53,7 @@ def restrict(abi, writable):
         return result
 
     handled = ALL | (REFER if abi >= 2 else 0) | (TRUNCATE if abi >= 3 else 0)
-    wanted = RulesetAttr(handled)
+    wanted = RulesetAttr(handled, 0, SCOPE_ABSTRACT_SOCKETS | SCOPE_SIGNALS if abi >= 6 else 0)
     ruleset = call(CREATE_RULESET, ctypes.byref(wanted), ctypes.c_size_t(ctypes.sizeof(wanted)), 0)
     # in /proc a program writes to its own comm, oom_score_adj and the like; `>` truncates too
     write = handled & (READ | WRITE_FILE | TRUNCATE)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lis_kernel.config import Limits, SandboxConfig
-from lis_kernel.errors import SandboxLost
+from lis_kernel.errors import ConfigError, SandboxLost
 from lis_kernel.protocols import KernelProcess
 from lis_kernel.sandbox.launch import Boot
 from lis_kernel.sandbox.network import Network
@@ -43,6 +43,8 @@ class ProcessSandbox:
     """
 
     backend: ClassVar[str]
+    rooted: ClassVar[bool] = False
+    """Whether the backend can take a `rootfs`."""
 
     def __init__(
         self,
@@ -76,7 +78,15 @@ class ProcessSandbox:
         return self._state
 
     async def start(self) -> None:
-        """Make the sandbox's places, start the network. Backends check their needs first."""
+        """Make the sandbox's places, start the network. Backends check their needs first.
+
+        Raises:
+            ConfigError: a setting that this backend has no use for.
+        """
+        if self.config.rootfs is not None and not self.rooted:
+            raise ConfigError(
+                "rootfs", f"backend `{self.backend}` cannot take one.", "Use bubblewrap."
+            )
         _alive.add(self)
         await self._settle()
         self._record()

@@ -1,6 +1,6 @@
 """Control groups: the walls around a sandbox's memory, processes and CPU time as a whole.
 
-Used by `sandbox/base.py`. Of what a machine may offer the first that holds is taken: cgroup v2
+Used by `sandbox/walled.py`. Of what a machine may offer the first that holds is taken: cgroup v2
 where a subtree is ours to write, v1's controllers, a scope of the user's systemd, else nothing
 (then `guest/boot.py` sets rlimits, which bound single processes only). The groups are made below
 or beside our own, so whatever bounds us bounds the sandbox too.
@@ -19,12 +19,21 @@ from typing import Literal
 
 from lis_kernel.config import Limits
 
-__all__ = ["Cgroup", "Layout", "layout", "of_process", "planned", "scope_command"]
+__all__ = [
+    "Cgroup",
+    "Layout",
+    "layout",
+    "of_process",
+    "planned",
+    "scope_command",
+    "user_runtime",
+]
 
 Kind = Literal["cgroup v2", "cgroup v1", "systemd scope", "none"]
 CONTROLLERS = ("memory", "pids", "cpu")
 PERIOD = 100_000
 """Microseconds over which the CPU quota is counted: the kernel's own default."""
+USER_MANAGER = "user.slice/user-{uid}.slice/user@{uid}.service"
 PREFIX = "lis-"
 """Our groups' names begin with it; the sandbox's id follows."""
 
@@ -184,8 +193,12 @@ def layout(proc: Path = Path("/proc/self"), systemd: bool = True) -> Layout:
     for found in (_layout_v2(mounts, own), _layout_v1(mounts, own)):
         if found is not None:
             return found
-    if systemd and _user_manager():
-        return Layout("systemd scope")
+    if systemd and "" in mounts and user_runtime() is not None:
+        manager = mounts[""][0] / USER_MANAGER.format(uid=os.getuid())
+        with contextlib.suppress(OSError):
+            handed = set((manager / "cgroup.controllers").read_text().split())
+            if {"memory", "pids"} <= handed:  # of cpu, older systemds keep users out
+                return Layout("systemd scope", {c: manager for c in CONTROLLERS if c in handed})
     return Layout("none")
 
 
@@ -256,11 +269,15 @@ def _layout_v2(mounts: dict[str, tuple[Path, str]], own: dict[str, str]) -> Layo
     return None
 
 
-def _user_manager() -> bool:
-    runtime = os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}")
-    return (
-        shutil.which("systemd-run") is not None and Path(runtime, "systemd", "private").is_socket()
-    )
+def user_runtime() -> Path | None:
+    """The runtime folder of the user's systemd, if one runs; `su` for one sets no variable."""
+    if shutil.which("systemd-run") is None:
+        return None
+    for folder in (os.environ.get("XDG_RUNTIME_DIR"), f"/run/user/{os.getuid()}"):
+        with contextlib.suppress(OSError):
+            if folder and Path(folder, "systemd", "private").is_socket():
+                return Path(folder)
+    return None
 
 
 def scope_command(name: str, limits: Limits) -> list[str]:

@@ -216,7 +216,8 @@ class DockerSandbox(DockerEngine, ProcessSandbox):
         pid1.clear_out()
         run = self.state.root / "run"
         clear(run)
-        boot = replace(self.boot("/testbed", HOST_INSIDE), seccomp=seccomp.programs())
+        programs = seccomp.programs(set_id=self.config.root)
+        boot = replace(self.boot("/testbed", HOST_INSIDE), seccomp=programs)
         info = prepare(run, RUN_INSIDE, boot, ready_fd=READY_FD, owner_fd=OWNER_FD)
         ready_read, ready_write = os.pipe()
         owner_read, owner_write = os.pipe()

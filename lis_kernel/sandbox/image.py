@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -25,7 +25,7 @@ from filelock import FileLock
 from lis_kernel.config import data_dir
 from lis_kernel.errors import SandboxUnavailable
 
-__all__ = ["PREFIX", "PYTHON_HOME", "Image", "build", "find"]
+__all__ = ["PREFIX", "PYTHON_HOME", "Image", "build", "find", "load"]
 
 PREFIX = "/opt/lis"
 """Where the image is mounted."""
@@ -37,17 +37,22 @@ LAYOUT = 3
 
 @dataclass(frozen=True)
 class Image:
-    """A built image: its folder on the host, its digest and its packages."""
+    """A built image: its folder on the host, its digest and its packages.
+
+    `base` is the prefix of the host's interpreter that runs it; None if the sandbox's root file
+    system has one of its own, see `rootfs.py`.
+    """
 
     root: Path
     digest: str
     python: str
     packages: tuple[str, ...]
+    base: Path | None = field(default_factory=lambda: Path(sys.base_prefix))
 
     @property
-    def base(self) -> Path:
-        """The host's interpreter that the image was built with."""
-        return Path(sys.base_prefix)
+    def bound(self) -> Path | None:
+        """The interpreter that must be bound at PYTHON_HOME; None if it is there already."""
+        return None if self.base is None or inside(self.base) == str(self.base) else self.base
 
 
 def requirements() -> str:
@@ -55,9 +60,16 @@ def requirements() -> str:
     return files("lis_kernel.sandbox").joinpath("requirements.txt").read_text("utf-8")
 
 
+def pins() -> tuple[str, ...]:
+    """`name==version` of each pinned package."""
+    lines = (line.partition("#")[0].strip() for line in requirements().splitlines())
+    return tuple(line for line in lines if line)
+
+
 @cache
-def _key() -> str:
-    made_of = (str(LAYOUT), sys.version, sys.base_prefix, platform.machine(), requirements())
+def key(*parts: str) -> str:
+    """Changes whenever an image for an interpreter of these properties must be built anew."""
+    made_of = (str(LAYOUT), *parts, platform.machine(), requirements())
     return _sha256(*made_of)[:12]
 
 
@@ -66,15 +78,20 @@ def _sha256(*parts: str) -> str:
 
 
 def _root() -> Path:
-    return data_dir() / "images" / f"py{sys.version_info[0]}.{sys.version_info[1]}-{_key()}"
+    version = f"py{sys.version_info[0]}.{sys.version_info[1]}"
+    return data_dir() / "images" / f"{version}-{key(sys.version, sys.base_prefix)}"
 
 
 def find() -> Image | None:
     """The image that fits this interpreter and release, if it has been built."""
-    root = _root()
+    return load(_root(), Path(sys.base_prefix))
+
+
+def load(root: Path, base: Path | None) -> Image | None:
+    """The image in the folder `root`, run by the interpreter below `base`; None if incomplete."""
     try:
-        manifest = json.loads((root / "manifest.json").read_text("utf-8"))
-        return Image(root, manifest["digest"], manifest["python"], tuple(manifest["packages"]))
+        facts = json.loads((root / "manifest.json").read_text("utf-8"))
+        return Image(root, facts["digest"], facts["python"], tuple(facts["packages"]), base)
     except (OSError, ValueError, KeyError):
         return None
 
@@ -87,6 +104,8 @@ def build(say: Callable[[str], None] = lambda _: None) -> Image:
     Raises:
         SandboxUnavailable: pip is missing or could not install the packages.
     """
+    if (image := find()) is not None:  # perhaps where we may not write
+        return image
     root = _root()
     root.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(root.with_suffix(".lock")):
@@ -96,12 +115,13 @@ def build(say: Callable[[str], None] = lambda _: None) -> Image:
         shutil.rmtree(root, ignore_errors=True)
         say("building the sandbox's Python environment (once, about a minute) …")
         _install(root)
-        packages = tuple(
-            _pip(root, "list", "--format=freeze", "--disable-pip-version-check").split()
-        )
+        python = ["--python", str(root / "bin" / "python")]
+        listing = pip(*python, "list", "--format=freeze", "--disable-pip-version-check")
+        packages = tuple(listing.split())
         _relocate(root)
+        open_to_all(root)
         manifest = {
-            "digest": f"sha256:{_sha256(*packages, sys.version)}",
+            "digest": digest(*packages, sys.version),
             "python": platform.python_version(),
             "packages": packages,
         }
@@ -115,8 +135,29 @@ def build(say: Callable[[str], None] = lambda _: None) -> Image:
     return image
 
 
-def _pip(root: Path, *arguments: str) -> str:
-    command = [sys.executable, "-m", "pip", "--python", str(root / "bin" / "python"), *arguments]
+def digest(*parts: str) -> str:
+    """What an image is known by."""
+    return f"sha256:{_sha256(*parts)}"
+
+
+def open_to_all(root: Path) -> None:
+    """Let everybody read it, whatever our umask: the sandbox's processes may be somebody else."""
+    for place, folders, names in os.walk(root):
+        for name in (*folders, *names):
+            path = Path(place, name)
+            if not path.is_symlink():
+                mode = path.stat().st_mode & 0o777
+                path.chmod(mode | (0o055 if mode & 0o100 else 0o044))
+    root.chmod(0o755)
+
+
+def pip(*arguments: str) -> str:
+    """Run this interpreter's pip; what it said.
+
+    Raises:
+        SandboxUnavailable: there is none, or it failed.
+    """
+    command = [sys.executable, "-m", "pip", *arguments]
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
@@ -134,9 +175,10 @@ def _install(root: Path) -> None:
     import venv
 
     venv.EnvBuilder(symlinks=True, with_pip=False).create(root)
-    pins = root / "requirements.txt"
-    pins.write_text(requirements(), "utf-8")
-    _pip(root, "install", "--quiet", "--no-input", "--compile", "--requirement", str(pins))
+    wanted = root / "requirements.txt"
+    wanted.write_text(requirements(), "utf-8")
+    python = ["--python", str(root / "bin" / "python")]
+    pip(*python, "install", "--quiet", "--no-input", "--compile", "--requirement", str(wanted))
     # what pip leaves uncompiled costs every cold start: 3.5 times slower without .pyc
     subprocess.run(
         [sys.executable, "-m", "compileall", "-q", "-j", "0", str(root / "lib")],

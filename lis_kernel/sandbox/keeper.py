@@ -11,16 +11,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Literal
 
-from lis_kernel.errors import SandboxError, SandboxLost
+from lis_kernel.errors import SandboxError, SandboxLost, SandboxUnavailable
 from lis_kernel.sandbox import disk
 from lis_kernel.sandbox.reaper import LABEL
 
@@ -40,6 +42,12 @@ UIDS = 1_900_000_000
 UID_BITS = 27
 """The sandbox's id, a number of so many bits, is added to it: no two sandboxes share a uid."""
 SECONDS = 20.0
+MARGIN = 0.5
+"""Seconds that the keeper gives the owner to end the sandbox in time."""
+NOT_AS_ROOT = (
+    "a sandbox is never root on this host, and root cannot give it a mount namespace and a uid of "
+    "its own here (that takes CAP_SYS_ADMIN, CAP_SETUID and util-linux): run `lis` as another user."
+)
 FILES = "files"
 """Folder of empty files over which the sources that are files are bound."""
 
@@ -57,8 +65,10 @@ class Keeper:
         disk_bytes: size of the disk; one inode for each 16 KiB of it.
         tmpfs_bytes: size of a disk that lies in memory.
         sources: name → host folder or file that the jail will bind; see `path`.
+        owned: names of those in which the sandbox's own uid, where it has one, shall have the
+            rights of their owner, see `idmap.py`.
+        seconds: the sandbox's time to live; every process but the keeper is killed at its end.
         namespace: False for a keeper that only cleans up.
-        own_uid: False to run the sandbox's processes as root where root starts them.
     """
 
     def __init__(
@@ -68,15 +78,17 @@ class Keeper:
         tmpfs_bytes: int,
         sources: Mapping[str, Path],
         *,
+        owned: Collection[str] = (),
+        seconds: float | None = None,
         namespace: bool = True,
-        own_uid: bool = True,
     ) -> None:
         self.folder = folder
         self.sources = dict(sources)
         self._sizes = {"loop": disk_bytes, "tmpfs": tmpfs_bytes, "none": disk_bytes}
         there = {name for name, source in self.sources.items() if source.exists()}
         self._files = {name for name in there if not self.sources[name].is_dir()}
-        self._own_uid = own_uid
+        self._owned = set(owned) & there
+        self._seconds = seconds
         self._closed = False
         hidden = [folder.resolve(), *(source.resolve() for source in self.sources.values())]
         self._view = _view(hidden)
@@ -86,14 +98,17 @@ class Keeper:
         """The host's uid of the sandbox's processes, where that is not ours."""
         self.files: Path | None = None
         """The disk, as we see it; None if there is none of a bounded size."""
-        self._sizes = {"loop": disk_bytes, "tmpfs": tmpfs_bytes, "none": disk_bytes}
+        self.not_owned: dict[str, str] = {}
+        """Of `owned`, those which are bound as they are, and why."""
         self._fd = -1
         self._process: subprocess.Popen[bytes] | None = None
         self._queue: list[tuple[Mode, Disk]] = [("none", "none")]
         if namespace:
             self._queue = _possible()
         if self._view is None:
-            self._queue = self._queue[-1:]
+            self._queue = [kind for kind in self._queue if kind[0] == "none"]
+        if not self._queue:
+            raise SandboxUnavailable(NOT_AS_ROOT)
         self._spawn()
 
     @property
@@ -108,15 +123,16 @@ class Keeper:
     def _spawn(self) -> None:
         """Start the process in the best way left. It waits for `start` before it does a thing."""
         self.mode, self.disk = self._queue[0]
-        self.uid = uid_of(self.folder.name) if self.mode == "root" and self._own_uid else None
+        self.uid = uid_of(self.folder.name) if self.mode == "root" else None
         unshare = {
             "root": ["unshare", "--mount"],
             "user": ["unshare", "--user", "--map-root-user", "--mount"],
             "none": [],
         }[self.mode]
         files = (HERE / "keeper.sh", self.folder, sys.executable, HERE / "reaper.py")
+        seconds = [] if self._seconds is None else [f"{self._seconds + MARGIN:.2f}"]
         self._process = subprocess.Popen(
-            [*unshare, "sh", *map(str, files)],
+            [*unshare, "sh", *map(str, files), *seconds],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -146,6 +162,8 @@ class Keeper:
                 _end(failed)  # after the next one began: never is there no keeper
                 if not self._queue:
                     why = f"the sandbox's keeper cannot be started: {error}"
+                    if os.geteuid() == 0:
+                        raise SandboxUnavailable(f"{NOT_AS_ROOT} {why}") from error
                     raise SandboxError(why) from error
         if self.mode != "none":
             flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -178,9 +196,26 @@ class Keeper:
             process.stdin.flush()
             if process.stdout.readline() != b"ready\n":
                 raise OSError(process.stderr.read(2000).decode("utf-8", "replace").strip())
+            if self.uid is not None and self._owned:
+                self.not_owned = self._bind_owned(self.uid)
         finally:
             fstab.unlink(missing_ok=True)
             image.unlink(missing_ok=True)  # it lives on for as long as it is mounted
+
+    def _bind_owned(self, uid: int) -> dict[str, str]:
+        """Raises: OSError: with the last words of `idmap.py`."""
+        wanted = [[n, str(self.sources[n]), str(self.path(n))] for n in sorted(self._owned)]
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", str(HERE / "idmap.py"), str(self.pid), str(uid)],
+            input=json.dumps(wanted),
+            capture_output=True,
+            text=True,
+            cwd="/",
+            check=False,
+        )
+        if done.returncode:
+            raise OSError(f"a mount cannot be made: {done.stderr.strip().rpartition(chr(10))[2]}")
+        return dict(json.loads(done.stdout))
 
     def _fstab(self, image: Path) -> list[str]:
         size = self._sizes["tmpfs"]
@@ -193,12 +228,17 @@ class Keeper:
             lines.append(
                 f"lis {self._view}/disk tmpfs size={size},nr_inodes={inodes},mode=0700,{safe}"
             )
-        folders = {name: source for name, source in self.sources.items() if name not in self._files}
+        later = self._owned if self.uid is not None else set()
+        folders = {
+            name: source
+            for name, source in self.sources.items()
+            if name not in self._files and name not in later
+        }
         if self._files:
             folders[FILES] = self.folder / FILES
         for name, source in folders.items():
             lines.append(f"{_escaped(source)} {self._view}/{name} none rbind,X-mount.mkdir")
-        for name in sorted(self._files):
+        for name in sorted(self._files - later):
             lines.append(f"{_escaped(self.sources[name])} {self._view}/{FILES}/{name} none bind")
         return lines
 
@@ -213,8 +253,6 @@ class Keeper:
         """Runs what follows in the keeper's namespace and, for root, as the sandbox's own uid."""
         enter = ["nsenter", f"--mount=/proc/{self.pid}/ns/mnt"]
         if self.mode == "root":
-            if self.uid is None:
-                return [*enter, "--"]
             drop = [f"--reuid={self.uid}", f"--regid={self.uid}", "--clear-groups"]
             return [*enter, "--", "setpriv", *drop, "--"]
         if self.mode == "user":
@@ -235,7 +273,8 @@ def _end(process: subprocess.Popen[bytes] | None) -> None:
     """Kill a keeper: whoever does so has removed what it would, or started another."""
     if process is None:
         return
-    process.kill()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # its clock too
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(5)  # an ended namespace writes its disk out first
     for stream in (process.stdin, process.stdout, process.stderr):
@@ -261,13 +300,22 @@ def _escaped(path: Path) -> str:
     return text
 
 
+def real_root(uid_map: Path = Path("/proc/self/uid_map")) -> bool:
+    """Whether we are the host's root; not so in a user namespace that calls somebody else 0."""
+    if os.geteuid() != 0:
+        return False
+    try:
+        return uid_map.read_text().split()[:2] == ["0", "0"]
+    except OSError:
+        return True
+
+
 def _possible() -> list[tuple[Mode, Disk]]:
-    kinds: list[tuple[Mode, Disk]] = [("none", "none")]
+    """What may be tried here, the best first. For root never without a uid of the sandbox's own."""
     have = {tool for tool in ("unshare", "nsenter", "mount", "setpriv") if shutil.which(tool)}
-    if {"unshare", "nsenter", "mount"} <= have:
-        kinds.insert(0, ("user", "tmpfs"))
-        if os.geteuid() == 0 and "setpriv" in have:
-            kinds.insert(0, ("root", "tmpfs"))
-            if disk.tools():
-                kinds.insert(0, ("root", "loop"))
-    return kinds
+    enough = {"unshare", "nsenter", "mount"} <= have
+    if real_root():
+        if not enough or "setpriv" not in have:
+            return []
+        return [("root", "loop"), ("root", "tmpfs")] if disk.tools() else [("root", "tmpfs")]
+    return [("user", "tmpfs"), ("none", "none")] if enough else [("none", "none")]

@@ -148,14 +148,17 @@ async def launch(
     boot: Boot,
     env: Mapping[str, str],
     pass_fds: Sequence[int] = (),
+    program: str = "boot.py",
+    seconds: float = START_SECONDS,
 ) -> GuestProcess:
     """Run `prefix + python guest/boot.py` and wait until its kernel answers.
 
-    `run_inside` is where the sandbox sees the `run` folder of its files.
+    `run_inside` is where the sandbox sees the `run` folder of its files; `program` is the file of
+    `guest` that is run in place of boot.py, and `seconds` is what it may take.
 
     Raises:
         SandboxError: the process ended before it was ready; the message holds its last words.
-        StartTimeout: it said nothing for a minute.
+        StartTimeout: it said nothing in time.
     """
     run = state.files / "run"
     with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
@@ -175,7 +178,7 @@ async def launch(
             process = await _spawn(
                 *prefix,
                 python,
-                f"{guest}/boot.py",
+                f"{guest}/{program}",
                 f"{run_inside}/boot.json",
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
@@ -190,7 +193,7 @@ async def launch(
         ours.pop_all()  # `wait_ready` and the process close them
     facts = {**info, "ip": str(run / "k")}
     guest_process = GuestProcess(process, facts, owner_write, run / "kernel.log")
-    await wait_ready(guest_process, ready_read)
+    await wait_ready(guest_process, ready_read, seconds)
     return guest_process
 
 
@@ -254,7 +257,7 @@ class Starting(Protocol):
     def log(self) -> str: ...
 
 
-async def wait_ready(process: Starting, ready_fd: int) -> None:
+async def wait_ready(process: Starting, ready_fd: int, seconds: float = START_SECONDS) -> None:
     """Wait for the ready byte and close `ready_fd`; a process that is not ready is killed.
 
     Raises:
@@ -262,12 +265,12 @@ async def wait_ready(process: Starting, ready_fd: int) -> None:
         StartTimeout: it said nothing for a minute.
     """
     try:
-        async with asyncio.timeout(START_SECONDS):
+        async with asyncio.timeout(seconds):
             ready = await _read_byte(ready_fd)
     except TimeoutError:
         process.kill()
         raise StartTimeout(
-            f"the kernel was not ready after {START_SECONDS:.0f} s. {process.log()}"
+            f"the kernel was not ready after {seconds:.0f} s. {process.log()}"
         ) from None
     except BaseException:
         process.kill()

@@ -7,18 +7,24 @@ is called so. The disk watch is for sandboxes whose files lie among ours.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lis_kernel.config import Limits
+from lis_kernel.config import Limits, amount
 from lis_kernel.sandbox.cgroup import Kind
 from lis_kernel.sandbox.keeper import Keeper
 
-__all__ = ["DiskWatch", "held", "rlimits"]
+__all__ = ["DiskWatch", "held", "in_words", "rlimits"]
 
+EACH = "rlimit, of each process"
+OWN_MEMORY = "rlimit, of each process, without what it shares with others"
+WHOLE = "rlimit, of the whole sandbox"
+"""A user namespace's processes are counted together."""
 FULL_BYTES = 2 << 20
 """A disk with less room than this, or than 1/64 of it, is full: ext4 keeps some back, and no
 program asks for single bytes."""
@@ -51,27 +57,42 @@ def held(
     limits: Limits, kind: Kind, controllers: set[str], rlimit: dict[str, int], keeper: Keeper
 ) -> dict[str, dict[str, Any]]:
     """Each limit with its value and what holds it here; None where nothing does."""
-    each = "rlimit, of each process"
     disk = {
         "loop": "a file system of this size",
         "tmpfs": "a tmpfs of this size; its files count as memory",
         "none": "measured each second, and RLIMIT_FSIZE of each file",
     }[keeper.disk]
     rows: dict[str, tuple[Any, str | None]] = {
-        "memory_bytes": (limits.memory_bytes, kind if "memory" in controllers else each),
+        "memory_bytes": (limits.memory_bytes, kind if "memory" in controllers else OWN_MEMORY),
         "pids": (
             limits.pids,
-            kind if "pids" in controllers else "rlimit, per user" if "NPROC" in rlimit else None,
+            kind if "pids" in controllers else WHOLE if "NPROC" in rlimit else None,
         ),
         "cpus": (limits.cpus, kind if "cpu" in controllers else None),
         "disk_bytes": (keeper.disk_bytes, disk),
-        "open_files": (limits.open_files, each),
-        "core_bytes": (0, each),
+        "open_files": (limits.open_files, EACH),
+        "core_bytes": (0, EACH),
         "cell_seconds": (limits.cell_seconds, "the host's clock"),
     }
     if limits.sandbox_seconds is not None:
-        rows["sandbox_seconds"] = (limits.sandbox_seconds, "the host's clock")
+        rows["sandbox_seconds"] = (limits.sandbox_seconds, "the host's clock, and the keeper's")
     return {name: {"limit": limit, "held_by": by} for name, (limit, by) in rows.items()}
+
+
+def in_words(facts: Mapping[str, Any]) -> tuple[bool, str]:
+    """A line about what `describe()` says of a sandbox's walls; and whether every limit is held."""
+    rows = facts["limits"]
+    holders: dict[str, list[str]] = {}
+    for name, row in rows.items():
+        if name not in ("core_bytes", "cell_seconds", "sandbox_seconds"):
+            limit = amount(row["limit"]) if name.endswith("_bytes") else f"{row['limit']:g}"
+            word = name.removesuffix("_bytes").replace("_", " ")
+            holders.setdefault(row["held_by"] or "NOTHING", []).append(f"{word} {limit}")
+    lines = [f"{', '.join(what)}: {by}" for by, what in holders.items()]
+    abi = facts.get("landlock_abi")
+    lines.append(f"Landlock: ABI {abi}" if abi else "Landlock: none")
+    lines.append("seccomp: a filter" if facts.get("seccomp") else "seccomp: NO filter")
+    return "NOTHING" not in holders, "; ".join(lines)
 
 
 def is_full(files: Path) -> bool:
@@ -85,21 +106,29 @@ def is_full(files: Path) -> bool:
 
 
 class DiskWatch:
-    """Measures what lies below some folders, and says when it is too much.
+    """Measures what a sandbox has written, and says when it is too much.
 
+    That is what lies below `folder`, and what its processes `pids` hold open though it was removed.
     `full` is told at a measurement over the limit, but not again until more was written: what the
     sandbox deletes while it is over the limit is its way out.
     """
 
-    def __init__(self, folder: Path, limits: Limits, full: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        limits: Limits,
+        full: Callable[[], None],
+        pids: Callable[[], Iterable[int]] = lambda: (),
+    ) -> None:
         self.folder = folder
+        self.pids = pids
         self.limit = limits.disk_bytes
         self.full = full
         self._told = 0
 
     def measure(self) -> None:
         """One look; blocks for as long as counting takes."""
-        used = usage(self.folder)
+        used = usage(self.folder) + removed(self.pids())
         if used > max(self.limit, self._told):
             self._told = used
             self.full()
@@ -125,3 +154,16 @@ def usage(folder: Path) -> int:
         except OSError:
             continue
     return total
+
+
+def removed(pids: Iterable[int]) -> int:
+    """Bytes of the files that have no name any more and that these processes keep open."""
+    found: dict[tuple[int, int], int] = {}
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for fd in os.listdir(f"/proc/{pid}/fd"):
+                with contextlib.suppress(OSError):
+                    info = os.stat(f"/proc/{pid}/fd/{fd}")
+                    if stat.S_ISREG(info.st_mode) and info.st_nlink == 0:
+                        found[info.st_dev, info.st_ino] = info.st_blocks * 512
+    return sum(found.values())

@@ -1,7 +1,8 @@
 """Removes what a dead owner left of a sandbox: processes, control groups, its folder.
 
 Two callers: whoever sweeps or cleans (`sandbox/state.py`, `lis clean`), and each sandbox's keeper,
-which runs this file as a program once its owner is gone. So it uses the standard library only.
+which runs this file as a program once its owner is gone, or the sandbox's time is over. So it uses
+the standard library only.
 Every process of a sandbox is found by its control group or by its label: `LIS_SANDBOX_ID` in the
 environment that it was started with. Both may be done at once, twice, and in any half-made state.
 """
@@ -40,26 +41,35 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 def reap(folder: Path) -> None:
     """End the sandbox whose folder this is, or was, and remove every trace of it."""
-    record = read_record(folder)
-    groups = [Path(path) for path in record.get("cgroups", []) if f"lis-{folder.name}" in path]
+    groups = _groups(folder)
     deadline = time.monotonic() + PATIENCE
     quiet = 0
     while quiet < 2 and time.monotonic() < deadline:  # twice: one may just have been starting
         found = members(folder.name, groups)
         quiet = 0 if found else quiet + 1
-        for pid in found:
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
+        _kill(found)
         time.sleep(0.02)
     for group in groups:
         with contextlib.suppress(OSError):
             group.rmdir()
-    if record.get("container"):
+    if read_record(folder).get("container"):
         program = Path(__file__).with_name("container_reaper.py")
         subprocess.run([sys.executable, "-I", "-S", program, folder], check=False)
     for place in (folder.with_name(f".{folder.name}"), folder):
         if os.path.lexists(place):
             remove_tree(place)
+
+
+def _groups(folder: Path) -> list[Path]:
+    """The control groups that it wrote down, if they are its own."""
+    known = read_record(folder).get("cgroups", [])
+    return [Path(path) for path in known if f"lis-{folder.name}" in path]
+
+
+def _kill(pids: set[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def members(name: str, groups: list[Path]) -> set[int]:
@@ -90,5 +100,17 @@ def remove_tree(root: Path) -> None:
             subprocess.run([*command, "--", str(root)], capture_output=True, check=False)
 
 
+def expire(folder: Path, keeper: int) -> None:
+    """End every process of the sandbox but its `keeper`; its files stay for the owner."""
+    groups = _groups(folder)
+    deadline = time.monotonic() + PATIENCE
+    while (found := members(folder.name, groups) - {keeper}) and time.monotonic() < deadline:
+        _kill(found)
+        time.sleep(0.02)
+
+
 if __name__ == "__main__":
-    reap(Path(sys.argv[1]))
+    if len(sys.argv) > 2:
+        expire(Path(sys.argv[1]), int(sys.argv[2]))
+    else:
+        reap(Path(sys.argv[1]))

@@ -24,7 +24,7 @@ from lis_kernel.errors import SandboxError
 from lis_kernel.sandbox.keeper import UID_BITS
 from lis_kernel.sandbox.reaper import RECORD, reap, remove_tree
 
-__all__ = ["StateDir", "new_folder", "owner_alive", "runtime_dir"]
+__all__ = ["StateDir", "new_folder", "open_beneath", "owner_alive", "runtime_dir"]
 
 DIRECTORIES = ("testbed/input", "testbed/documents", "testbed/output", "tmp", "home", "run", "shm")
 MAX_FILES = 10_000
@@ -99,14 +99,6 @@ class StateDir:
         if self._uid >= 0:
             os.chown(path, self._uid, self._uid, follow_symlinks=False)
 
-    def give_all(self, uid: int) -> None:
-        """Let `uid` own every file there is; call while nothing runs in the sandbox."""
-        self._uid = uid
-        for place, folders, names in os.walk(self.files):
-            for name in (*folders, *names):
-                self._hand_over(Path(place, name))
-        os.chown(self.files, uid, uid)
-
     def create(self, name: str) -> int:
         """A new file in `run`, open; call while nothing runs in the sandbox."""
         path = self.files / "run" / name
@@ -152,7 +144,7 @@ class StateDir:
     def read(self, path: str, limit: int) -> bytes | None:
         """At most `limit` bytes of a regular file, or None; no symlink is followed."""
         root, rest = self.host_path(path)
-        fd = _open_beneath(root, rest)
+        fd = open_beneath(root, rest)
         if fd is None:
             return None
         if not stat.S_ISREG(os.fstat(fd).st_mode):  # a folder cannot even become a file object
@@ -166,7 +158,7 @@ class StateDir:
         root, rest = self.host_path(path)
         taken: list[str] = []
         refused: list[str] = []
-        top = _open_beneath(root, rest, os.O_DIRECTORY)
+        top = open_beneath(root, rest, os.O_DIRECTORY)
         if top is None:
             return taken, refused
         total = 0
@@ -234,7 +226,7 @@ def sweep(base: Path) -> None:
             reap(entry.with_name(entry.name.lstrip(".")))
 
 
-def _open_beneath(root: Path, steps: list[str], flags: int = 0) -> int | None:
+def open_beneath(root: Path, steps: list[str], flags: int = 0) -> int | None:
     """Open `root/steps` one step at a time, following no symlink; None if it cannot be."""
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

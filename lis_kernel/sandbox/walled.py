@@ -9,17 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 from lis_kernel.errors import SandboxLost
 from lis_kernel.protocols import KernelProcess
-from lis_kernel.sandbox import cgroup
+from lis_kernel.sandbox import cgroup, reaper
 from lis_kernel.sandbox import limits as walls
 from lis_kernel.sandbox.base import ProcessSandbox
 from lis_kernel.sandbox.keeper import Keeper
-from lis_kernel.sandbox.launch import GuestProcess
+from lis_kernel.sandbox.launch import GuestProcess, KernelEnded
 from lis_kernel.sandbox.reaper import LABEL
 from lis_kernel.sandbox.state import StateDir, new_folder
 from lis_kernel.types import Verdict
@@ -46,9 +47,9 @@ class WalledSandbox(ProcessSandbox):
         super().__init__(*arguments, **options)
         self._keeper: Keeper | None = None
         self._cgroup: cgroup.Cgroup | None = None
-        self._kind: cgroup.Kind = "none"
+        self._where = cgroup.Layout("none")
         self._launches = 0
-        self._over = False
+        self._begun = time.monotonic()
         self._overfull = False
         self._timer: asyncio.TimerHandle | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -69,9 +70,12 @@ class WalledSandbox(ProcessSandbox):
         """Name → host path that the jail binds, see `Keeper.path`. Asked for once, at start."""
         return {}
 
-    def _own_uid(self) -> bool:
-        """Whether the sandbox can have a uid of its own, where root starts it."""
-        return True
+    def _owned(self) -> set[str]:
+        """Of the sources, those in which the sandbox shall have the rights of their owner."""
+        return set()
+
+    def _bound(self, keeper: Keeper) -> None:
+        """See that the sources can be used. Called once they are bound."""
 
     def _prepare(self) -> None:
         """Fill the state folder. Called before the keeper binds the sources."""
@@ -89,15 +93,15 @@ class WalledSandbox(ProcessSandbox):
         await super().start()
         loop = asyncio.get_running_loop()
         if self.limits.sandbox_seconds is not None:
-            self._timer = loop.call_later(self.limits.sandbox_seconds, self._expire)
+            left = self.limits.sandbox_seconds - (time.monotonic() - self._begun)
+            self._timer = loop.call_later(left, self._kill)
         if self.keeper.disk == "none":
             self._watch = loop.create_task(self._watch_disk())
 
     async def _settle(self) -> None:
         self.folder = folder = new_folder()
         limits = self.limits
-        where = cgroup.layout()
-        self._kind = where.kind
+        self._where = where = cgroup.layout()
         # files in memory must leave room for programs, or a full disk would end every kernel
         counted = self._kind != "none"
         tmpfs_bytes = min(limits.disk_bytes, limits.memory_bytes // 2 if counted else 1 << 62)
@@ -106,16 +110,19 @@ class WalledSandbox(ProcessSandbox):
             limits.disk_bytes,
             tmpfs_bytes,
             self._sources(),
+            owned=self._owned(),
+            seconds=limits.sandbox_seconds,
             namespace=self.isolated,
-            own_uid=self._own_uid(),
         )
         self._state = StateDir(folder)
         self._cgroup = cgroup.planned(where, folder.name)
         self._record()  # before there is anything to clean up
         if self._cgroup is not None and not self._cgroup.make(limits):
-            self._cgroup, self._kind = None, "none"
+            self._cgroup, self._where = None, cgroup.Layout("none")
         self._prepare()
+        self._begun = time.monotonic()
         await keeper.start()
+        self._bound(keeper)
         self.state.furnish(keeper.files, keeper.uid)
         self._furnish()
 
@@ -129,7 +136,15 @@ class WalledSandbox(ProcessSandbox):
             seconds = f"{self.limits.sandbox_seconds:g} s"
             raise SandboxLost(f"the sandbox's time of {seconds} is over (limits.sandbox_seconds)")
         self._launches += 1
-        self._process = process = await self._launch()
+        try:
+            process = await self._launch()
+        except KernelEnded as error:
+            if self._kind != "systemd scope" or self._launches > 1:
+                raise
+            self.say(f"the user's systemd gives no scope, so only rlimits hold: {error}")
+            self._where = cgroup.Layout("none")
+            process = await self._launch()
+        self._process = process
         if self._kind == "systemd scope":
             self._cgroup = cgroup.of_process(process.pid)
             self._record()
@@ -149,15 +164,19 @@ class WalledSandbox(ProcessSandbox):
         """For the processes around the jail; it is also how they are found again."""
         passed = ("PATH", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS")
         known = {name: os.environ[name] for name in passed if name in os.environ}
+        if self._kind == "systemd scope" and (runtime := cgroup.user_runtime()) is not None:
+            known["XDG_RUNTIME_DIR"] = str(runtime)
         return {**known, LABEL: self.state.name}
 
     # -- limits ----------------------------------------------------------------------------------
 
     @property
+    def _kind(self) -> cgroup.Kind:
+        return self._where.kind
+
+    @property
     def _controllers(self) -> set[str]:
-        if self._kind == "systemd scope":
-            return set(cgroup.CONTROLLERS)
-        return set(self._cgroup.folders) if self._cgroup else set()
+        return set(self._where.folders)
 
     def _rlimits(self) -> dict[str, int]:
         return walls.rlimits(self.limits, self._controllers, alone=self.isolated)
@@ -173,9 +192,11 @@ class WalledSandbox(ProcessSandbox):
             return "disk_full"
         return "pids" if "pids" in breached else None
 
-    def _expire(self) -> None:
-        self._over = True
-        self._kill()
+    @property
+    def _over(self) -> bool:
+        """Whether its time is over. The keeper's clock may have ended it while ours stood still."""
+        seconds = self.limits.sandbox_seconds
+        return seconds is not None and time.monotonic() >= self._begun + seconds
 
     def _kill(self) -> None:
         if self._process is not None:
@@ -188,7 +209,10 @@ class WalledSandbox(ProcessSandbox):
             self._overfull = True
             self._kill()
 
-        watch = walls.DiskWatch(self.state.root, self.limits, full)
+        name, groups = self.state.name, self._cgroup.paths if self._cgroup else []
+        watch = walls.DiskWatch(
+            self.state.root, self.limits, full, lambda: reaper.members(name, groups)
+        )
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             await asyncio.to_thread(watch.measure)

@@ -68,10 +68,10 @@ def runtime(monkeypatch):
     shutil.rmtree(path, ignore_errors=True)
 
 
-def owner(count: int, backend: str = "bubblewrap") -> subprocess.Popen[str]:
+def owner(count: int, backend: str = "bubblewrap", program: str = OWNER) -> subprocess.Popen[str]:
     source = Path(lis_kernel.__file__).parent.parent
     return subprocess.Popen(
-        [sys.executable, "-c", OWNER, str(count), backend],
+        [sys.executable, "-c", program, str(count), backend],
         env={**os.environ, "PYTHONPATH": str(source)},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -118,12 +118,12 @@ def gone(names: set[str], runtime: Path, backend: str = "bubblewrap") -> list[st
 @pytest.mark.timeout(280)
 def test_fifty_sandboxes_whose_owners_are_killed_at_random_moments(runtime) -> None:
     dice = random.Random(os.environ.get("LIS_TEST_SEED", "7"))
-    count, started, ready = 5, 0, 0
-    for _ in range(10):
+    count, started, ready = 2, 0, 0
+    for _ in range(25):
         process = owner(count)
         assert process.stdout is not None
         assert process.stdout.readline() == "begin\n"
-        time.sleep(dice.choice([dice.uniform(0, 0.1), dice.uniform(0, 0.5), dice.uniform(0, 3)]))
+        time.sleep(dice.choice([dice.uniform(0, 0.1), dice.uniform(0, 0.4), dice.uniform(0, 1.5)]))
         process.send_signal(signal.SIGKILL)
         said = process.stdout.read().split()
         process.wait()
@@ -133,6 +133,7 @@ def test_fifty_sandboxes_whose_owners_are_killed_at_random_moments(runtime) -> N
         assert gone(names, runtime) == []
     print(f"{started} sandboxes begun, {ready} of them ready")
     assert started > 25
+    assert 0 < ready < started
 
 
 @pytest.mark.docker
@@ -294,3 +295,34 @@ def test_a_record_cannot_make_us_remove_what_is_not_its_own(runtime) -> None:
     (folder / "state.json").write_text("[broken")
     reap(folder)
     assert not folder.exists()
+
+
+HUNG = OWNER.replace("await asyncio.sleep(600)", "time.sleep(600)").replace(
+    "import asyncio, sys", "import asyncio, sys, time"
+)
+
+
+@pytest.mark.bwrap
+@pytest.mark.parametrize("how", ["stopped", "its loop is blocked"])
+def test_a_sandbox_ends_in_time_whatever_its_owner_does(runtime, how) -> None:
+    program = (OWNER if how == "stopped" else HUNG).replace(
+        "disk_bytes", "sandbox_seconds=4, disk_bytes"
+    )
+    process = owner(1, program=program)
+    assert process.stdout is not None
+    try:
+        name = [process.stdout.readline().strip() for _ in range(3)][1]
+        if how == "stopped":
+            process.send_signal(signal.SIGSTOP)
+        before = members(name, [])
+        time.sleep(6)
+        (keeper,) = members(name, [])
+        assert {keeper} < before
+        assert b"keeper.sh" in Path(f"/proc/{keeper}/cmdline").read_bytes()
+        assert process.poll() is None
+        (row,) = json.loads(CliRunner().invoke(app, ["ps", "--json"]).output)
+        assert (row["id"], row["alive"], row["processes"], row["ttl"]) == (name, True, 1, 4)
+    finally:
+        process.kill()
+        process.wait()
+    assert gone({name}, runtime) == []

@@ -196,7 +196,7 @@ async def test_a_cell_and_a_sandbox_have_their_time(box) -> None:
 async def test_the_record_says_what_holds(box) -> None:
     async with box() as session:
         limits = session.sandbox.describe()["limits"]
-    assert limits["memory_bytes"]["held_by"] in (GROUPS, "rlimit, of each process")
+    assert limits["memory_bytes"]["held_by"] in (GROUPS, walls.OWN_MEMORY)
     assert set(limits) >= {"pids", "cpus", "disk_bytes", "open_files", "core_bytes"}
 
 
@@ -208,7 +208,7 @@ async def test_rlimits_are_the_second_best(box, monkeypatch) -> None:
     monkeypatch.setattr(cgroup, "layout", lambda: Layout("none"))
     async with box(memory_bytes=512 * MB, pids=40) as session:
         held = session.sandbox.describe()["limits"]
-        assert held["memory_bytes"]["held_by"] == "rlimit, of each process"
+        assert held["memory_bytes"]["held_by"] == walls.OWN_MEMORY
         assert held["cpus"]["held_by"] is None
         result = await session.execute("x = bytearray(600 << 20)")
         assert "MemoryError" in str(result.outputs)
@@ -309,3 +309,87 @@ async def test_local_has_the_limits_that_make_sense() -> None:
         await sandbox.stop()
     assert held["disk_bytes"]["held_by"].startswith("measured")
     assert held["open_files"]["held_by"] == "rlimit, of each process"
+
+
+# -- what it makes the host write ----------------------------------------------------------------
+
+FLOOD = """
+import os
+log = next(int(fd) for fd in os.listdir("/proc/self/fd")
+           if os.readlink(f"/proc/self/fd/{fd}").endswith("kernel.log"))
+written = 0
+try:
+    for _ in range(200):
+        written += os.write(log, bytes(1 << 20))
+        %s
+except OSError as error:
+    print(error.errno, end=" ")
+print(written >> 20)
+"""
+
+
+@pytest.mark.bwrap
+async def test_the_kernels_own_log_counts_as_its_disk(box) -> None:
+    """Standard output and error of the process itself go to a file of the host's side."""
+    async with box(disk_bytes=64 * MB) as session:
+        if session.sandbox.keeper.disk == "none":
+            pytest.skip("no disk of a bounded size here")
+        folder = session.sandbox.state.root
+        result = await session.execute(FLOOD % "pass")
+        code, size = (int(word) for word in shown(result).split())
+        assert code in (27, 28)
+        assert size <= 64
+        assert result.verdict == "disk_full"
+        assert walls.usage(folder) < MB  # the host's own folder: the record, the lock, /etc
+        result = await session.execute("import os; os.truncate('/run/lis/kernel.log', 0)")
+        assert (result.status, result.verdict) == ("ok", None)
+
+
+SOCKETS = """
+import time
+for n in range(200):
+    open(f"%s/{n}", "wb").write(bytes(1 << 20))
+    time.sleep(0.02)
+"""
+UNLINKED = """
+import os, time
+kept = []
+for n in range(200):
+    kept.append(open("/tmp/x", "wb", buffering=0))
+    os.remove("/tmp/x")
+    kept[-1].write(bytes(1 << 20))
+    time.sleep(0.02)
+"""
+
+
+@pytest.mark.bwrap
+async def test_without_a_disk_the_log_and_the_sockets_folder_are_bounded(box, monkeypatch) -> None:
+    monkeypatch.setattr("lis_kernel.sandbox.keeper._possible", lambda: [("none", "none")])
+    async with box(disk_bytes=20 * MB, cell_seconds=20) as session:
+        result = await session.execute(FLOOD % "pass")
+        assert shown(result) == "27 20"  # RLIMIT_FSIZE
+        result = await session.execute(SOCKETS % "/run/lis")
+        assert (result.status, result.verdict) == ("died", "disk_full")
+        assert walls.usage(session.sandbox.state.root) < 120 * MB
+    async with box(disk_bytes=20 * MB, cell_seconds=20) as session:
+        result = await session.execute(UNLINKED)
+        assert (result.status, result.verdict) == ("died", "disk_full")
+
+
+async def test_local_is_bounded_as_well() -> None:
+    from lis_kernel.kernel.session import KernelSession
+    from lis_kernel.sandbox.local import LocalSandbox
+
+    limits = Limits(disk_bytes=20 * MB, cell_seconds=20)
+    sandbox = LocalSandbox(SandboxConfig(backend="local"), limits)
+    session = KernelSession(sandbox, limits, "pass")
+    try:
+        await sandbox.start()
+        await session.start()
+        assert shown(await session.execute(FLOOD % "pass")) == "27 20"
+        result = await session.execute(SOCKETS % (sandbox.state.root / "run"))
+        assert (result.status, result.verdict) == ("died", "disk_full")
+        assert walls.usage(sandbox.state.root) < 120 * MB
+    finally:
+        await session.close()
+        await sandbox.stop()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +28,8 @@ def test_the_data_files_are_what_the_script_makes(machine) -> None:
     path = seccomp.path(machine)
     assert path is not None
     assert path.read_bytes() == generate.build(machine)
+    assert seccomp.programs()[machine] == generate.build(machine).hex()
+    assert seccomp.programs(set_id=True)[machine] == generate.build(machine, set_id=True).hex()
 
 
 def test_an_unknown_architecture_has_no_filter() -> None:
@@ -43,13 +47,18 @@ def test_the_numbers_are_the_kernels_own(machine) -> None:
     which = list(generate.MACHINES).index(machine)
     named = {
         **generate.MISSING,
+        **generate.MODE_IN_MEMORY,
         **generate.DENIED,
         "clone": generate.CLONE,
         "ioctl": generate.IOCTL,
         "personality": generate.PERSONALITY,
         "socket": generate.SOCKETS[0],
         "socketpair": generate.SOCKETS[1],
+        **{name: numbers for name, (numbers, _) in generate.MODES.items()},
+        **{name: numbers for name, (numbers, *_) in generate.OPENS.items()},
     }
+    if "fchmodat2" not in known:  # headers older than Linux 6.6
+        del named["fchmodat2"]
     assert {name: numbers[which] for name, numbers in named.items()} == {
         name: known.get(name) for name in named
     }
@@ -83,14 +92,15 @@ def test_every_listed_call_is_refused_and_others_are_not(machine) -> None:
     program = seccomp.path(machine).read_bytes()
     arch = generate.MACHINES[machine]
     which = list(generate.MACHINES).index(machine)
-    for table, error in ((generate.MISSING, 38), (generate.DENIED, 1)):
+    missing = generate.MISSING | generate.MODE_IN_MEMORY
+    for table, error in ((missing, 38), (generate.DENIED, 1)):
         for numbers in table.values():
             if numbers[which] is not None:
                 answer = run(program, numbers[which], arch=arch)
                 assert answer == generate.ERRNO | error
     listed = {
         numbers[which]
-        for numbers in (*generate.DENIED.values(), *generate.MISSING.values(), *generate.SOCKETS)
+        for numbers in (*generate.DENIED.values(), *missing.values(), *generate.SOCKETS)
     } | {generate.PERSONALITY[which]}
     for number in set(range(470)) - listed:
         assert run(program, number, arch=arch) == generate.ALLOW
@@ -99,6 +109,19 @@ def test_every_listed_call_is_refused_and_others_are_not(machine) -> None:
     assert run(program, clone, 17 | new_user, arch=arch) == generate.ERRNO | 1
     assert run(program, generate.SOCKETS[0][which], 40, arch=arch) == generate.ERRNO | 97
     assert run(program, 0, arch=arch ^ 1) == generate.KILL_PROCESS
+    free = generate.build(machine, set_id=True)
+    assert run(free, generate.MODE_IN_MEMORY["openat2"][which], arch=arch) == generate.ALLOW
+    for numbers, mode in generate.MODES.values():
+        if numbers[which] is not None:
+            for bits, answer in ((0o755, generate.ALLOW), (0o4755, generate.ERRNO | 1)):
+                words = [0] * mode + [bits]
+                assert run(program, numbers[which], *words, arch=arch) == answer
+                assert run(free, numbers[which], *words, arch=arch) == generate.ALLOW
+    for numbers, flags, mode in generate.OPENS.values():
+        if numbers[which] is not None:
+            for opened, answer in ((0, generate.ALLOW), (0x40, generate.ERRNO | 1)):
+                words = [0] * flags + [opened] + [0] * (mode - flags - 1) + [0o2755]
+                assert run(program, numbers[which], *words, arch=arch) == answer
     if machine == "x86_64":
         assert run(program, 0x40000000, arch=arch) == generate.KILL_PROCESS
 
@@ -194,6 +217,33 @@ python3 -c 'import shutil; shutil.rmtree("/testbed/e"); print("gone")'
     assert f"stdout='{wanted}'" in shown(second)
 
 
+@pytest.mark.bwrap
+@needs_filter
+async def test_no_file_gets_a_set_id_bit(box) -> None:
+    code = """
+import os
+open("/testbed/f", "w").close()
+for attempt in (
+    lambda: os.chmod("/testbed/f", 0o4755),
+    lambda: os.chmod(os.open("/testbed/f", os.O_RDONLY), 0o2755),
+    lambda: os.open("/testbed/g", os.O_CREAT | os.O_WRONLY, 0o4755),
+    lambda: os.mknod("/testbed/h", 0o104755),
+):
+    try:
+        attempt()
+        print("made")
+    except OSError as error:
+        print(error.errno)
+os.chmod("/testbed/f", 0o1777)
+print(oct(os.stat("/testbed/f").st_mode), sorted(os.listdir("/testbed")))
+"""
+    async with box() as session:
+        said = shown(await session.execute(code)).split("\n")
+    assert said[:4] == ["1"] * 4
+    assert said[4].startswith("0o101777")
+    assert "['documents', 'f', 'input', 'output']" in said[4]
+
+
 needs_landlock = pytest.mark.skipif(
     not bubblewrap.landlock_abi(), reason="this kernel has no Landlock"
 )
@@ -223,6 +273,8 @@ for attempt in (
         print(error.errno, end=" ")
 print(subprocess.run("echo > file", shell=True, stderr=-3).returncode)
 """
+    if bubblewrap.landlock_abi() < 3:  # which knows nothing of truncating
+        code = code.replace('lambda: os.truncate("file", 0),', "")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     first, second = done.stdout.strip().split("\n") if done.stdout else (done.stderr, "")
     assert first == "x 0"
@@ -240,3 +292,78 @@ for path in ("/proc/self/comm", "/dev/null", "/tmp/x", "/dev/shm/x", "/testbed/x
     async with box() as session:
         result = await session.execute(code)
     assert result.status == "ok", result.outputs
+
+
+MOVES = r"""
+set -e
+cd /testbed && mkdir -p a b && echo x > a/f
+mv a/f /tmp/f && mv /tmp/f b/f
+python3 -c 'import os; os.rename("b/f", "a/g"); os.link("a/g", "b/h"); os.replace("b/h", "h")'
+cd /tmp && mkdir c && mv c /testbed/a/c && mv /testbed/a/c /home/user/c && cat /testbed/h
+"""
+
+
+@pytest.mark.bwrap
+async def test_files_can_be_moved_between_and_within_folders(box) -> None:
+    async with box() as session:
+        result = await session.execute(RUN.format(shell=MOVES))
+    assert shown(result) == "x\n 0"
+
+
+RUN = """
+import subprocess
+done = subprocess.run(["bash", "-c", {shell!r}], capture_output=True, text=True)
+print(done.stdout + done.stderr, done.returncode)
+"""
+
+
+@pytest.mark.bwrap
+@needs_landlock
+async def test_landlock_1_would_forbid_that_and_is_not_used(box, monkeypatch) -> None:
+    monkeypatch.setattr(bubblewrap, "landlock_abi", lambda: 1)  # as a kernel that has it acts
+    async with box() as session:
+        assert "cross-device" in shown(await session.execute(RUN.format(shell=MOVES)))
+    monkeypatch.undo()
+    monkeypatch.setattr(bubblewrap.ctypes, "CDLL", lambda _: Version1())
+    bubblewrap.landlock_abi.cache_clear()
+    try:
+        assert bubblewrap.landlock_abi() == 0
+    finally:
+        bubblewrap.landlock_abi.cache_clear()
+
+
+class Version1:
+    def syscall(self, *_: object) -> int:
+        return 1
+
+
+@pytest.mark.skipif(bubblewrap.landlock_abi() < 6, reason="Landlock 6 is not here")
+async def test_landlock_keeps_from_abstract_sockets_and_signals(tmp_path) -> None:
+    name = f"\0lis-test-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(name)
+        listening.listen()
+        code = f"""
+import os, socket, sys
+sys.path.insert(0, {str(GUEST)!r})
+import landlock
+def attempts():
+    for attempt in (
+        lambda: socket.socket(socket.AF_UNIX).connect({name!r}), lambda: os.kill({os.getpid()}, 0)
+    ):
+        try:
+            attempt()
+            print("done", end=" ")
+        except OSError as error:
+            print(error.errno, end=" ")
+attempts()
+landlock.restrict({bubblewrap.landlock_abi()}, [{str(tmp_path)!r}])
+attempts()
+own = socket.socket(socket.AF_UNIX); own.bind({name + "-own"!r}); own.listen()
+socket.socket(socket.AF_UNIX).connect({name + "-own"!r})
+os.kill(os.getpid(), 0)
+"""
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=False
+        )
+    assert (done.stdout, done.stderr) == ("done done 1 1 ", "")

@@ -2,7 +2,8 @@
 
 `sandbox/bubblewrap.py` hands it to `bwrap --seccomp`; in a container `guest/filter.py` puts it up.
 A deny-list: what a program of ours may need stays, what only serves to leave the box, or the
-kernel's rarely walked corners, goes.
+kernel's rarely walked corners, goes. `+set-id` is for containers that are root inside, where
+packages are installed with programs that have set-id bits.
 """
 
 from __future__ import annotations
@@ -26,6 +27,11 @@ def digest() -> str | None:
     return None if found is None else f"sha256:{hashlib.sha256(found.read_bytes()).hexdigest()}"
 
 
-def programs() -> dict[str, str]:
+def programs(*, set_id: bool = False) -> dict[str, str]:
     """Each architecture's filter in hexadecimal: a container may be of another one than we."""
-    return {file.stem: file.read_bytes().hex() for file in Path(__file__).parent.glob("*.bpf")}
+    files = {file.stem.partition("+"): file for file in Path(__file__).parent.glob("*.bpf")}
+    return {
+        machine: file.read_bytes().hex()
+        for (machine, _, kind), file in files.items()
+        if kind == ("set-id" if set_id else "")
+    }

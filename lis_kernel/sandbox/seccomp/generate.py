@@ -35,11 +35,31 @@ kernel's little-used ones."""
 
 Numbers = tuple[int | None, int | None]
 
+SET_ID_BITS = 0o6000
+"""S_ISUID and S_ISGID: in a writable mount such a file would be one on the host."""
+MAKES_A_FILE = 0x40 | 0x400000
+"""O_CREAT and O_TMPFILE, with which alone `open` looks at its mode."""
+
 # x86_64, aarch64; None where the architecture has no such call
 CLONE: Numbers = (56, 220)
 IOCTL: Numbers = (16, 29)
 PERSONALITY: Numbers = (135, 92)
 SOCKETS: tuple[Numbers, ...] = ((41, 198), (53, 199))  # socket, socketpair
+MODES: dict[str, tuple[Numbers, int]] = {  # and which argument the mode is
+    "chmod": ((90, None), 1),
+    "fchmod": ((91, 52), 1),
+    "fchmodat": ((268, 53), 2),
+    "fchmodat2": ((452, 452), 2),
+    "creat": ((85, None), 1),
+    "mknod": ((133, None), 1),
+    "mknodat": ((259, 33), 2),
+}
+OPENS: dict[str, tuple[Numbers, int, int]] = {  # flags, mode
+    "open": ((2, None), 1, 2),
+    "openat": ((257, 56), 2, 3),
+}
+
+MODE_IN_MEMORY: dict[str, Numbers] = {"openat2": (437, 437)}  # ENOSYS
 
 MISSING: dict[str, Numbers] = {  # ENOSYS: programs ask, and do without
     "clone3": (435, 435),  # its flags lie in memory, where no filter can look
@@ -153,8 +173,11 @@ def argument(n: int) -> int:
     return ARGUMENTS + 8 * n
 
 
-def build(machine: str) -> bytes:
-    """The filter for `machine`, as `struct sock_filter[]`."""
+def build(machine: str, *, set_id: bool = False) -> bytes:
+    """The filter for `machine`, as `struct sock_filter[]`.
+
+    With `set_id` files may be given set-id bits: for a container whose root installs packages.
+    """
     which = list(MACHINES).index(machine)
     program = Program()
     program.load(ARCH)
@@ -162,10 +185,11 @@ def build(machine: str) -> bytes:
     program.load(NUMBER)
     if machine == "x86_64":  # its second set of system calls has other numbers: past the list
         program.ret_if(IF_AT_LEAST, X32_BIT, KILL_PROCESS)
-    for numbers, block in rules():
+    for numbers, block in rules() + ([] if set_id else set_id_rules()):
         if (number := numbers[which]) is not None:
             program.on_call(number, block)
-    for table, error in ((MISSING, ENOSYS), (DENIED, EPERM)):
+    missing = MISSING if set_id else MISSING | MODE_IN_MEMORY
+    for table, error in ((missing, ENOSYS), (DENIED, EPERM)):
         for numbers in table.values():
             if (number := numbers[which]) is not None:
                 program.ret_if(IF_EQUAL, number, ERRNO | error)
@@ -199,9 +223,32 @@ def rules() -> list[tuple[Numbers, Program]]:
     ]
 
 
+def set_id_rules() -> list[tuple[Numbers, Program]]:
+    """The calls that give a file its mode."""
+    found = [(numbers, _no_set_id(mode)) for numbers, mode in MODES.values()]
+    for numbers, flags, mode in OPENS.values():
+        block = Program()
+        block.load(argument(flags))
+        block.ret_unless(IF_ANY_BIT, MAKES_A_FILE, ALLOW)
+        block.code += _no_set_id(mode).code
+        found.append((numbers, block))
+    return found
+
+
+def _no_set_id(mode: int) -> Program:
+    """EPERM if the argument `mode` has a set-id bit."""
+    block = Program()
+    block.load(argument(mode))
+    block.ret_if(IF_ANY_BIT, SET_ID_BITS, ERRNO | EPERM)
+    block.ret(ALLOW)
+    return block
+
+
 def main() -> None:
+    here = Path(__file__).parent
     for machine in MACHINES:
-        Path(__file__).with_name(f"{machine}.bpf").write_bytes(build(machine))
+        (here / f"{machine}.bpf").write_bytes(build(machine))
+        (here / f"{machine}+set-id.bpf").write_bytes(build(machine, set_id=True))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from lis_kernel.attacks.inside import proxied as inside
 from lis_kernel.attacks.listeners import Listeners, word_of
 from lis_kernel.attacks.world import NaiveProxy, World, policy
 from lis_kernel.errors import SandboxUnavailable
-from lis_kernel.sandbox.container_spec import RUN_INSIDE
+from lis_kernel.sandbox.container_spec import HOST_INSIDE, RUN_INSIDE
 from lis_kernel.sandbox.policy import parse
 from lis_kernel.sandbox.proxy import MAX_KEPT, Bounds, Proxy
 from lis_kernel.types import Attempt
@@ -27,7 +27,9 @@ from lis_kernel.types import Attempt
 __all__ = ["NAMES", "NO_REFUSAL", "judge", "records", "run"]
 
 RUN = ("/run/lis", RUN_INSIDE)
-"""Where a sandbox has its sockets, as it sees them."""
+"""Where a sandbox may write what the host reads, as it sees it."""
+DOORS = ("/run/lis", HOST_INSIDE)
+"""Where it sees the proxy's socket."""
 FORWARDER = ("127.0.0.1", 3128)
 BOUNDS = Bounds(head=1.0, connect=2.0, idle=5.0, connections=24)
 """Shorter than a user's, so that an attempt at them takes no minute."""
@@ -79,7 +81,7 @@ async def run(ground: Ground, listeners: Listeners) -> Mapping[str, Outcome]:
             _attack(box, world)
             facts |= {
                 "proxies": {"naive": FORWARDER, "listing": FORWARDER},
-                "proxy_sockets": [f"{folder}/proxy.sock" for folder in RUN],
+                "proxy_sockets": [f"{folder}/proxy.sock" for folder in DOORS],
                 "run": RUN,
             }
         first = [name for name in NAMES if name not in LATER]

@@ -154,7 +154,7 @@ class WalledSandbox(ProcessSandbox):
         """Runs what follows inside the control group and the keeper's namespace."""
         if self._kind == "systemd scope":
             scope = cgroup.scope_command(f"{self.state.name}-{self._launches}", self.limits)
-            return [*scope, "--", *self.keeper.prefix]
+            return [*scope, *self.keeper.prefix]
         if self._cgroup is None:
             return self.keeper.prefix
         entries = [str(path) for path in self._cgroup.entries]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -393,3 +396,41 @@ async def test_local_is_bounded_as_well() -> None:
     finally:
         await session.close()
         await sandbox.stop()
+
+
+# -- a scope of systemd's, as far as it goes without one -----------------------------------------
+
+
+def test_a_scope_is_held_by_a_process_that_keeps_no_pipe_open() -> None:
+    """Its counters must outlive the kernel; the kernel's end must be seen all the same."""
+    words = cgroup.scope_command("0badcafe-1", Limits(pids=20, cpus=0.5, memory_bytes=128 * MB))
+    assert {"--property=TasksMax=21", "--property=CPUQuota=50%"} <= set(words)
+    inner = words[words.index("--") + 1 :]
+    read, write = os.pipe()
+    process = subprocess.Popen(
+        [*inner, "sh", "-c", "echo $$"], stdout=write, pass_fds=(write,), start_new_session=True
+    )
+    os.close(write)
+    with os.fdopen(read) as file:
+        assert file.read() == f"{process.pid}\n"  # to its end: nobody else holds it
+    assert process.wait() == 0
+    os.killpg(process.pid, signal.SIGKILL)  # the holder was there
+
+
+def test_where_no_user_manager_hands_memory_down_there_is_no_scope(tmp_path, monkeypatch) -> None:
+    top = tree(tmp_path, "/session")
+    (tmp_path / "run" / "systemd").mkdir(parents=True)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
+    monkeypatch.setattr("shutil.which", lambda _: "/usr/bin/systemd-run")
+    manager = top / cgroup.USER_MANAGER.format(uid=os.getuid())
+    manager.mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "run" / "systemd" / "private"))
+        for handed, kind in (("pids", "none"), ("memory pids", "systemd scope")):
+            (manager / "cgroup.controllers").write_text(handed)
+            where = cgroup.layout(tmp_path)
+            assert (where.kind, set(where.folders)) == (
+                kind,
+                set(handed.split()) if kind != "none" else set(),
+            )
+    assert cgroup.layout(tmp_path, systemd=False) == Layout("none")

@@ -77,8 +77,8 @@ def outcome_text(
     said = f"**{reason.value.replace('_', ' ').capitalize()}** after {meter.turns} turns"
     lines = [
         f"{said}, {meter.usage.total_tokens} tokens, {seconds:.1f} s. {detail}".strip(),
-        *([f"Answer:\n\n```text\n{answer[:2000]}\n```"] if answer is not None else []),
-        *([f"Files: {', '.join(f'`{name}`' for name in files[:50])}"] if files else []),
+        *([f"Answer:\n\n{_fenced(answer[:2000], 'text')}"] if answer is not None else []),
+        *([f"Files: {', '.join(f'`{_name(name)}`' for name in files[:50])}"] if files else []),
         *(["Not taken out:\n\n" + "\n".join(f"- {line}" for line in refused[:50])] * bool(refused)),
     ]
     return "\n\n".join(lines)
@@ -101,11 +101,22 @@ def turn_text(turn: int, reply: Reply, said: str) -> str:
     return f"{head}\n\n{said}".rstrip()
 
 
-def _folded(title: str, text: str) -> str:
-    """Markdown that shows `title` and, once clicked, `text`."""
+def _name(name: str) -> str:
+    """A file's name that cannot write lines of its own: it was chosen in the sandbox."""
+    shown = name if name.isprintable() else name.encode("unicode_escape").decode()
+    return shown.replace("`", "\\x60")
+
+
+def _fenced(text: str, kind: str) -> str:
+    """A code block that `text` cannot end."""
     fence = "`" * (max((len(run) for run in re.findall("`+", text)), default=2) + 1)
     fence = fence if len(fence) > 3 else "```"
-    return f"<details><summary>{title}</summary>\n\n{fence}text\n{text}\n{fence}\n\n</details>"
+    return f"{fence}{kind}\n{text}\n{fence}"
+
+
+def _folded(title: str, text: str) -> str:
+    """Markdown that shows `title` and, once clicked, `text`."""
+    return f"<details><summary>{title}</summary>\n\n{_fenced(text, 'text')}\n\n</details>"
 
 
 def cleaned(value: Any, depth: int = NESTING) -> Any:

@@ -14,9 +14,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from lis_kernel.attacks import (
+    exhaustion,
+    files_out,
     host_files,
+    kernel_channel,
     neighbours,
     network,
+    persistence,
     privilege,
 )
 from lis_kernel.attacks.ground import Ground, Outcome
@@ -35,6 +39,10 @@ FAMILIES: dict[str, Family] = {
     "privilege": privilege.run,
     "network": network.run,
     "neighbours": neighbours.run,
+    "exhaustion": exhaustion.run,
+    "kernel channel": kernel_channel.run,
+    "files out": files_out.run,
+    "persistence": persistence.run,
 }
 
 

@@ -12,17 +12,16 @@ import contextlib
 import logging
 import signal
 import time
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
-import zmq
-import zmq.asyncio
-from jupyter_client.asynchronous.client import AsyncKernelClient
-from jupyter_client.connect import KernelConnectionInfo
+from jupyter_client.session import Session
 
 from lis_kernel.config import Limits, amount
 from lis_kernel.errors import KernelDied, SandboxLost, StartTimeout
 from lis_kernel.kernel.outputs import OutputCollector
+from lis_kernel.kernel.wire import Channel, WireError
 from lis_kernel.protocols import KernelProcess, Sandbox
 from lis_kernel.types import CellResult, Output, Verdict
 
@@ -30,14 +29,20 @@ __all__ = ["KernelSession"]
 
 log = logging.getLogger(__name__)
 
-MAX_MESSAGE = 32_000_000
-"""Bytes; a larger frame makes zmq drop the connection instead of filling our memory."""
+MESSAGE_BYTES = 4_000_000
+"""A message may have so many and four times the cap on a cell's outputs, for text of control
+characters grows sixfold in JSON. Larger ones are dropped."""
+MAX_BRACKETS = 400_000
+"""In one message: each may be a list, and an empty list takes twenty times its text in memory."""
 WELCOME_SECONDS = 20.0
 SETUP_SECONDS = 60.0
 LAST_WORDS_SECONDS = 3.0
 """How long a cell that was interrupted because the run ends may take to end."""
 LATE_SECONDS = 3.0
 """Of idle and reply, the second is given up after this long without any word of the cell."""
+
+ENDING_SECONDS = 1.0
+"""How long a kernel that closed a socket may take to end by itself."""
 
 OnOutput = Callable[[Output], None]
 
@@ -72,7 +77,8 @@ class KernelSession:
         self.sandbox = sandbox
         self.limits = limits
         self.setup = setup
-        self._client: AsyncKernelClient | None = None
+        self._channels: dict[str, Channel] = {}
+        self._words = Session(key=b"")
         self._process: KernelProcess | None = None
         self._readers: list[asyncio.Task[None]] = []
         self._cell: _Cell | None = None
@@ -88,25 +94,19 @@ class KernelSession:
             SandboxError, StartTimeout: the kernel did not come up.
             KernelDied: the setup cell failed.
         """
-        await self._close_client()
+        await self._close_channels()
         try:
             self._process = await self.sandbox.launch_kernel()
         except OSError as error:  # e.g. its folder was removed
             raise SandboxLost(f"the kernel cannot be started: {error}") from error
-        context = zmq.asyncio.Context()
-        context.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
-        context.setsockopt(zmq.LINGER, 0)
-        client = AsyncKernelClient(context=context)
-        client.load_connection_info(cast(KernelConnectionInfo, self._process.connection_info))
-        self._client = client
+        facts = self._process.connection_info
+        self._words = Session(key=facts["key"].encode(), signature_scheme=facts["signature_scheme"])
         self._welcome = asyncio.Event()
-        client.start_channels(shell=True, iopub=True, stdin=False, hb=False, control=True)
-        self._readers = [
-            asyncio.create_task(self._read(client.iopub_channel.get_msg, self._on_iopub)),
-            asyncio.create_task(self._read(client.shell_channel.get_msg, self._on_shell)),
-            asyncio.create_task(self._read(client.control_channel.get_msg, lambda _: None)),
-            asyncio.create_task(self._watch(self._process)),
-        ]
+        try:
+            async with asyncio.timeout(WELCOME_SECONDS):
+                await self._connect(self._process)
+        except (WireError, TimeoutError) as error:
+            raise StartTimeout(f"the kernel's sockets did not answer: {error}") from None
         try:
             # our subscription reached the kernel: no output of the first cell can be missed
             await asyncio.wait_for(self._welcome.wait(), WELCOME_SECONDS)
@@ -116,6 +116,33 @@ class KernelSession:
         if result.status != "ok":
             raise KernelDied(f"the setup cell ended with `{result.status}`: {result.outputs}")
         return result
+
+    @property
+    def connection(self) -> Mapping[str, Any]:
+        """The running kernel's connection facts, as in a Jupyter connection file."""
+        if self._process is None:
+            raise KernelDied("the session has not been started")
+        return self._process.connection_info
+
+    async def _connect(self, process: KernelProcess) -> None:
+        facts = process.connection_info
+        limit = MESSAGE_BYTES + 4 * self.limits.output_bytes
+        for name, dispatch in (
+            ("iopub", self._on_iopub),
+            ("shell", self._on_shell),
+            ("control", lambda _: None),
+        ):
+            path = Path(f"{facts['ip']}-{facts[f'{name}_port']}")
+            channel = await Channel.open(path, "SUB" if name == "iopub" else "DEALER", limit)
+            self._channels[name] = channel
+            self._readers.append(asyncio.create_task(self._read(channel, dispatch, process)))
+        self._readers.append(asyncio.create_task(self._watch(process)))
+
+    def _send(self, name: str, kind: str, content: dict[str, Any]) -> str:
+        """Send a request; its id."""
+        message = self._words.msg(kind, content)
+        self._channels[name].send(self._words.serialize(message))
+        return str(message["header"]["msg_id"])
 
     async def execute(
         self, source: str, timeout: float | None = None, on_output: OnOutput | None = None
@@ -171,12 +198,20 @@ class KernelSession:
 
     async def _run(self, source: str, seconds: float, on_output: OnOutput | None) -> CellResult:
         """As `execute`, but where it says `restarted` that is yet to be done."""
-        client, process = self._client, self._process
-        if client is None or process is None:
+        process = self._process
+        if not self._channels or process is None:
             raise KernelDied("the session has not been started")
         started = time.monotonic()
         self._collector = OutputCollector(2 * self.limits.output_bytes)
-        msg_id = client.execute(source, store_history=True, allow_stdin=False, stop_on_error=False)
+        request = {
+            "code": source,
+            "silent": False,
+            "store_history": True,
+            "user_expressions": {},
+            "allow_stdin": False,
+            "stop_on_error": False,
+        }
+        msg_id = self._send("shell", "execute_request", request)
         cell = self._cell = _Cell(msg_id, self._collector, on_output)
         cell.dead = not process.alive
         status = "ok"
@@ -232,9 +267,8 @@ class KernelSession:
 
     def interrupt(self) -> None:
         """Ask the kernel to raise KeyboardInterrupt in the running cell."""
-        client = self._client
-        if client is not None:
-            client.control_channel.send(client.session.msg("interrupt_request", {}))
+        if self._channels:
+            self._send("control", "interrupt_request", {})
 
     async def _watch(self, process: KernelProcess) -> None:
         """Tell the running cell when its kernel ends."""
@@ -245,34 +279,40 @@ class KernelSession:
 
     async def close(self) -> None:
         """Close the channels; the sandbox ends the process."""
-        await self._close_client()
+        await self._close_channels()
         if self._process is not None:
             self._process.kill()
             self._process = None
 
-    async def _close_client(self) -> None:
+    async def _close_channels(self) -> None:
         for task in self._readers:
             task.cancel()
         await asyncio.gather(*self._readers, return_exceptions=True)
         self._readers = []
-        client, self._client = self._client, None
-        if client is not None:
-            client.stop_channels()
-            client.context.destroy(linger=0)
+        while self._channels:
+            self._channels.popitem()[1].close()
 
     async def _read(
-        self, receive: Callable[[], Any], dispatch: Callable[[dict[str, Any]], None]
+        self, channel: Channel, dispatch: Callable[[dict[str, Any]], None], process: KernelProcess
     ) -> None:
         while True:
             try:
-                message = await receive()
-            except asyncio.CancelledError:
-                raise
-            except zmq.ZMQError:
-                return  # the socket is closed
+                frames = await channel.receive()
+            except WireError as error:
+                # it is ending, and its exit status is worth the wait; or it closed a socket, and
+                # nothing can be heard of it any more
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(process.wait(), ENDING_SECONDS)
+                log.debug("the kernel is given up: %s", error)
+                process.kill()
+                return
+            if sum(part.count(b"[") + part.count(b"{") for part in frames) > MAX_BRACKETS:
+                log.debug("dropped a message that would take too much memory")
+                continue
+            try:
+                message = self._words.deserialize(self._words.feed_identities(frames)[1])
             except Exception as error:
                 log.debug("dropped a message that cannot be read: %s", error)
-                await asyncio.sleep(0)
                 continue
             try:
                 dispatch(message)

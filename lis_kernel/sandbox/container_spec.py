@@ -158,7 +158,8 @@ def arguments(spec: Spec) -> dict[str, Any]:
         # nproc, for Podman would raise it, which needs a capability that is not everywhere
         "ulimits": [
             Ulimit(name="nofile", soft=limits.open_files, hard=limits.open_files),
-            Ulimit(name="core", soft=0, hard=0),
+            # not 0: the host's crash handler is given a core even so, but not at 1
+            Ulimit(name="core", soft=1, hard=1),
             Ulimit(name="nproc", soft=processes, hard=processes),
         ],
         "shm_size": spec.space["/dev/shm"],

@@ -294,19 +294,12 @@ class DockerSandbox(DockerEngine, ProcessSandbox):
     # -- files -----------------------------------------------------------------------------------
 
     def put(self, source: Path, target: str) -> None:
+        uid = self._spec.uid if self._spec is not None else 0
         try:
-            super().put(source, target)
+            # only root can give files away; others' are the container's user's already
+            self.state.put(source, target, -1 if os.getuid() else uid)
         except OSError as error:
             raise SandboxError(f"{source} does not fit into the sandbox: {error}") from error
-        uid = self._spec.uid if self._spec is not None else 0
-        if uid == os.getuid():
-            return
-        root, steps = self.state.host_path(target)
-        for depth in range(1, len(steps) + 1):
-            os.lchown(root.joinpath(*steps[:depth]), uid, uid)
-        for folder, folders, names in os.walk(root.joinpath(*steps)):
-            for name in (*folders, *names):
-                os.lchown(Path(folder, name), uid, uid)
 
     # -- what is told ----------------------------------------------------------------------------
 

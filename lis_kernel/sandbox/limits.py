@@ -38,7 +38,8 @@ def rlimits(limits: Limits, controllers: set[str], *, alone: bool) -> dict[str, 
     `controllers` are those whose control group holds; `alone` says that the sandbox has a uid or
     a user namespace of its own, so that its processes can be counted apart from the user's.
     """
-    values = {"CORE": 0, "NOFILE": limits.open_files, "FSIZE": limits.disk_bytes}
+    # not 0: a handler of the host's that takes cores by a pipe is given them even so, but not at 1
+    values = {"CORE": 1, "NOFILE": limits.open_files, "FSIZE": limits.disk_bytes}
     if "memory" not in controllers:
         # not AS: it counts what is reserved and shared too, and stops numpy's threads at 2 GiB
         values["DATA"] = limits.memory_bytes

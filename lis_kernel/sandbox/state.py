@@ -13,7 +13,6 @@ import fcntl
 import json
 import os
 import secrets
-import shutil
 import stat
 import time
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lis_kernel.errors import SandboxError
+from lis_kernel.sandbox import inward
 from lis_kernel.sandbox.keeper import UID_BITS
 from lis_kernel.sandbox.reaper import RECORD, reap, remove_tree
 
@@ -120,26 +120,13 @@ class StateDir:
                 return self.files / directory, rest
         raise SandboxError(f"{path!r} is not in a writable folder of the sandbox: {list(MOUNTS)}")
 
-    def put(self, source: Path, target: str) -> None:
-        """Copy a host file or folder into the sandbox; call before hostile code has run."""
-        root, rest = self.host_path(target)
-        destination = root.joinpath(*rest)
-        above = root
-        for step in rest[:-1]:
-            above = above / step
-            if not above.is_dir():
-                above.mkdir()
-                self._hand_over(above)
-        if source.is_dir():
-            shutil.copytree(source, destination, dirs_exist_ok=True, ignore_dangling_symlinks=True)
-            for place, _, names in os.walk(destination):
-                self._hand_over(Path(place))
-                for name in names:
-                    self._hand_over(Path(place, name))
-        else:
-            shutil.copyfile(source, destination)
-            destination.chmod(0o755 if os.access(source, os.X_OK) else 0o644)
-            self._hand_over(destination)
+    def put(self, source: Path, target: str, uid: int | None = None) -> None:
+        """Copy a host file or folder into the sandbox; see `inward.put`.
+
+        `uid` will own it; None for the owner of all files here, -1 for us.
+        """
+        root, steps = self.host_path(target)
+        inward.put(source, root, steps, self._uid if uid is None else uid)
 
     def read(self, path: str, limit: int) -> bytes | None:
         """At most `limit` bytes of a regular file, or None; no symlink is followed."""

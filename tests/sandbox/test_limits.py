@@ -182,7 +182,7 @@ except ValueError as error:
     print("hard")
 """
     async with box(open_files=100) as session:
-        assert shown(await session.execute(code)) == "24 True (0, 0)\nhard"
+        assert shown(await session.execute(code)) == "24 True (1, 1)\nhard"
 
 
 @pytest.mark.bwrap

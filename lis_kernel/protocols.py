@@ -23,7 +23,7 @@ OnText = Callable[[Literal["text", "reasoning"], str], None]
 
 @runtime_checkable
 class Model(Protocol):
-    """Something that answers a conversation. Called by `agent.loop`, once a turn."""
+    """Something that answers a conversation. Called by `agent.turn`, once a turn."""
 
     name: str
     """As the user names it, e.g. `anthropic/<model>`."""
@@ -151,7 +151,7 @@ class Sandbox(Protocol):
 
 @runtime_checkable
 class Tool(Protocol):
-    """Two pure functions. A tool never holds a kernel. Called by `agent.loop`, once a call."""
+    """Two pure functions. A tool never holds a kernel. Called by `agent.turn`, once a call."""
 
     spec: ToolSpec
 

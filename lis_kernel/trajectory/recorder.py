@@ -1,6 +1,6 @@
 """Writes the trajectory notebook while the run goes on: append, fill, save after each.
 
-Called by `agent/loop.py` before a cell runs (`begin`) and after (`finish`). A save writes a
+Called by `agent/` before a cell runs (`begin`) and after (`finish`). A save writes a
 temporary file beside the notebook, fsyncs it and renames it, so a kill at any instant leaves the
 old or the new notebook, whole. Finished cells never change, so their text is made only once.
 """

@@ -15,7 +15,8 @@ from lis_kernel.types import Attempt, CellResult, Message, Observation, Reply, T
 __all__ = ["KernelProcess", "Model", "OnText", "Progress", "Sandbox", "Tool"]
 
 Progress = Callable[[int, int, str], None]
-"""Called often with bytes done, bytes in all, and what is done; what it raises ends the work."""
+"""Called often with how much is done, how much there is (bytes, for a model), and what is done;
+what it raises ends the work."""
 
 OnText = Callable[[Literal["text", "reasoning"], str], None]
 """Called with each piece of a reply as it streams: its channel and the new text."""

@@ -102,6 +102,9 @@ class Agent:
                     "spill_chars": observation.STREAM_CHARS,
                 },
                 say=lambda text: self._tell(events.Note(text)),
+                progress=lambda done, total, what: self._tell(
+                    events.Fetching(done, total, what, "parts")
+                ),
             )
             return await _Run(self, task, model, self._sandbox).carry_out()
         finally:

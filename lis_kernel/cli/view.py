@@ -88,11 +88,14 @@ def highlighted(call: ToolCall, source: str, limit: int) -> Syntax:
     return Syntax(clipped(code, limit), lexer, theme="ansi_dark", background_color="default")
 
 
-def fetching(done: int, total: int, label: str) -> str:
-    """A download's progress in words, with a bar."""
-    part = done / total if total else 0.0
+def fetching(event: events.Fetching) -> str:
+    """How far something slow is, in words and with a bar."""
+    done, total, label = event.done, event.total, plain_text(event.label)
+    part = min(1.0, done / total) if total else 0.0
     bar = "━" * round(30 * part) + "─" * (30 - round(30 * part))
-    return f"{plain_text(label)} {bar} {done / 1e6:,.0f} of {total / 1e6:,.0f} MB"
+    if event.unit == "parts":
+        return f"{label} {bar} {done} of {total}"
+    return f"{label} {bar} {done / 1e6:,.0f} of {total / 1e6:,.0f} MB"
 
 
 def money(usage: Usage) -> str:
@@ -116,10 +119,10 @@ class LineView(View):
                 print(f"notebook: {path}")
             case events.Note(text):
                 print(f"note: {plain_text(text)}")
-            case events.Fetching(done, total, label):
+            case events.Fetching():
                 if (now := time.monotonic()) >= self._next_line:
                     self._next_line = now + QUIET_SECONDS
-                    print(fetching(done, total, label))
+                    print(fetching(event))
             case events.ReplyFinished(reply, said, usage):
                 print(f"--- {money(usage)}, {reply.seconds:.1f} s")
                 if text := plain_text(said).strip():
@@ -155,6 +158,8 @@ class TerminalView(View):
         self._thought = ""
         self._printed = ""
         self._doing = "starting"
+        self._fetching: dict[str, str] = {}
+        """By label: the sandbox's packages and the model's weights may come at once."""
         self._max_turns = 0
         self._live = Live(
             console=self.console, get_renderable=self._moving, refresh_per_second=8, transient=True
@@ -181,6 +186,7 @@ class TerminalView(View):
         )
         tail = (self._said or self._thought or self._printed).rstrip()
         lines = plain_text(tail).split("\n")[-MOVING_LINES:] if tail else []
+        lines += self._fetching.values()
         width = max(20, self.console.width - 4)
         shown = Text(
             "\n".join(line[:width] for line in lines), style="dim" if self._thought else ""
@@ -201,8 +207,11 @@ class TerminalView(View):
             case events.Note(text):
                 say(Text(f"  {plain_text(text)}", style="yellow"))
             case events.Fetching(done, total, label):
-                self._doing = fetching(done, total, label)
+                self._fetching[label] = fetching(event)
+                if done >= total:
+                    del self._fetching[label]
             case events.TurnStarted(turn):
+                self._fetching.clear()
                 self._turn, self._said, self._thought, self._printed = turn, "", "", ""
                 self._doing = "the model is writing"
             case events.TextStreamed("text", text):

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lis_kernel.config import Limits, SandboxConfig
-from lis_kernel.errors import ConfigError, SandboxLost
-from lis_kernel.protocols import KernelProcess
+from lis_kernel.errors import SandboxLost
+from lis_kernel.protocols import KernelProcess, Progress
 from lis_kernel.sandbox.launch import Boot
 from lis_kernel.sandbox.network import Network
 from lis_kernel.sandbox.state import StateDir
@@ -40,6 +40,7 @@ class ProcessSandbox:
             None makes one.
         setup: whether kernels begin with `%%bash` and `str_replace_editor` in place.
         say: told, in one line, about anything slow or noteworthy at start.
+        progress: told how far something slow is: parts done, parts in all, what they are.
     """
 
     backend: ClassVar[str]
@@ -55,6 +56,7 @@ class ProcessSandbox:
         key: str | None = None,
         setup: bool = False,
         say: Callable[[str], None] = lambda _: None,
+        progress: Progress = lambda *_: None,
     ) -> None:
         self.config = config
         self.limits = limits
@@ -66,6 +68,7 @@ class ProcessSandbox:
         self.key = key or secrets.token_hex(16)
         self.setup = setup
         self.say = say
+        self.progress = progress
         self.network = Network(config.network, say)
         self._created = time.time()
         self._state: StateDir | None = None

@@ -153,7 +153,7 @@ async def test_without_any_python_it_is_refused(
 def data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """Small trees leave nothing in the user's data folder, but see the image there."""
     if "debian" not in request.fixturenames:
-        built = image._root()
+        built = image.place()
         images = tmp_path / "data" / "images"
         images.mkdir(parents=True)
         (images / built.name).symlink_to(built)

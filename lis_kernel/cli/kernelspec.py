@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lis_kernel import registry
+from lis_kernel.cli.options import as_options
 from lis_kernel.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def _words(
 ) -> dict[str, Any]:
     """The spec's settings, checked as far as they can be before a sandbox starts."""
     from lis_kernel.kernel.settings import parse
-    from lis_kernel.sandbox import mounts
+    from lis_kernel.sandbox import fitting
 
     registry.load(registry.SANDBOXES, backend, "--backend")
     try:
@@ -102,7 +103,8 @@ def _words(
     if mount:
         words["mounts"] = mount
     checked, _ = parse(words, "--config")
-    mounts.parse(checked.mounts, "--mount")
+    with as_options({"mounts": "--mount"}):
+        fitting.check(checked, backend)
     return words
 
 

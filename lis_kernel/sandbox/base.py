@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 from lis_kernel.config import Limits, SandboxConfig
 from lis_kernel.errors import SandboxLost
 from lis_kernel.protocols import KernelProcess, Progress
+from lis_kernel.sandbox import fitting
 from lis_kernel.sandbox.launch import Boot
 from lis_kernel.sandbox.network import Network
 from lis_kernel.sandbox.state import StateDir
@@ -41,6 +42,9 @@ class ProcessSandbox:
         setup: whether kernels begin with `%%bash` and `str_replace_editor` in place.
         say: told, in one line, about anything slow or noteworthy at start.
         progress: told how far something slow is: parts done, parts in all, what they are.
+
+    Raises:
+        ConfigError: a setting is wrong, or is not one of this backend.
     """
 
     backend: ClassVar[str]
@@ -58,6 +62,7 @@ class ProcessSandbox:
         say: Callable[[str], None] = lambda _: None,
         progress: Progress = lambda *_: None,
     ) -> None:
+        fitting.check(config, self.backend)
         self.config = config
         self.limits = limits
         self.caps = {

@@ -134,6 +134,19 @@ def test_a_terminal_shows_the_run(script, tmp_path) -> None:
         (["--backend", "moon"], "--backend"),
         (["--price", "cheap"], "--price"),
         (["--out", "/proc/nowhere"], "--out"),
+        (["--memory", "lots"], "--memory: 'lots' is no size: write e.g. 512M or 2G."),
+        (["--memory", "1M"], "--memory: 1 MiB is too little. At least 64 MiB."),
+        (["--disk", "0"], "--disk: 0 bytes is too little. At least 1 MiB."),
+        (["--pids", "1"], "--pids"),
+        (["--cpus", "nan"], "--cpus"),
+        (["--cell-timeout", "0"], "--cell-timeout"),
+        (["--sandbox-timeout", "inf"], "--sandbox-timeout"),
+        (["--network", "some"], "--network"),
+        (["--mount", "/nowhere:/data"], "--mount: /nowhere does not exist on the host."),
+        (["--root"], "--root: the backend bubblewrap does not have it."),
+        (["--runtime", "runsc"], "take backend docker or podman."),
+        (["--image", "x", "--backend", "local"], "--image: the backend local does not have it."),
+        (["--rootfs", "/tmp", "--backend", "podman"], "--rootfs: the backend podman"),
     ],
 )
 def test_bad_usage_names_the_option_and_exits_2(script, tmp_path, arguments, field) -> None:
@@ -144,6 +157,38 @@ def test_bad_usage_names_the_option_and_exits_2(script, tmp_path, arguments, fie
     assert field in done.stderr
     assert "Traceback" not in done.stderr
     assert not list((tmp_path / "runs").glob("*")), "nothing was started"
+
+
+def test_the_options_of_the_sandbox_reach_it(script, tmp_path) -> None:
+    given = tmp_path / "given"
+    given.mkdir()
+    (given / "file").write_text("of the host\n")
+    command = "cat /data/file; touch /data/new; df -B1 --output=size /testbed | tail -1"
+    model = script(
+        call("execute_bash", command=command),
+        call("execute_python", code="bytearray(300_000_000)"),
+        call("submit", answer="1"),
+    )
+    done = lis(
+        *("run", "t", "-m", model, "--out", tmp_path, "--json", "--mount", f"{given}:/data"),
+        *("--memory", "200M", "--disk", "64MiB", "--pids", "40", "--cpus", "0.5"),
+        *("--cell-timeout", "33", "--sandbox-timeout", "66"),
+    )
+    assert done.returncode == 0, done.stderr
+    path = Path(json.loads(done.stdout)["trajectory"])
+    ours = json.loads(path.read_text())["metadata"]["lis_kernel"]
+    limits = {
+        "memory_bytes": 200 << 20, "disk_bytes": 64 << 20, "pids": 40, "cpus": 0.5,
+        "cell_seconds": 33.0, "sandbox_seconds": 66.0,
+    }  # fmt: skip
+    assert limits.items() <= ours["config"]["limits"].items()
+    held = {name: row["limit"] for name, row in ours["sandbox"]["limits"].items()}
+    assert limits.items() <= held.items()
+    shown = lis("show", path).stdout
+    assert "of the host" in shown
+    assert "Read-only file system" in shown
+    assert not (given / "new").exists()
+    assert "oom" in ours["verdicts"] or "MemoryError" in shown
 
 
 def test_an_empty_task_is_refused() -> None:

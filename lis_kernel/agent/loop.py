@@ -210,7 +210,8 @@ class _Run:
         return StopReason.SANDBOX_ERROR, f"{type(error).__name__}: {error}"
 
     def _close(self, reason: StopReason, detail: str, taken: Taken, seconds: float) -> None:
-        text = record.outcome_text(reason, detail, taken, self.meter, seconds)
+        verdicts = record.breaches(self.recorder.notebook)
+        text = record.outcome_text(reason, detail, taken, self.meter, seconds, verdicts)
         name = self.recorder.new_id("outcome")
         self.recorder.add(markdown_cell(name, text, ["lis-outcome"], kind="outcome"))
         self.recorder.close(
@@ -220,7 +221,7 @@ class _Run:
             files=taken.files,
             refused=taken.refused,
             usage=self.meter.usage.model_dump(),
-            verdicts=record.verdicts(self.recorder.notebook),
+            verdicts=verdicts,
             turns=self.meter.turns,
             seconds=seconds,
         )

@@ -28,13 +28,13 @@ from lis_kernel.trajectory.notebook import KEY
 from lis_kernel.types import Message, Reply, StopReason, Task, ToolMessage
 
 __all__ = [
+    "breaches",
     "cleaned",
     "metadata",
     "opening",
     "outcome_text",
     "setup_source",
     "turn_text",
-    "verdicts",
 ]
 
 NESTING = 50
@@ -80,20 +80,23 @@ def outcome_text(
     taken: Taken,
     meter: Meter,
     seconds: float,
+    verdicts: Mapping[str, int],
 ) -> str:
     """How the run ended, for the notebook's last cell."""
     said = f"**{reason.value.replace('_', ' ').capitalize()}** after {meter.turns} turns"
     answer, files, refused, _ = taken
+    reached = ", ".join(f"{name} {count}×" for name, count in verdicts.items())
     lines = [
         f"{said}, {meter.usage.total_tokens} tokens, {seconds:.1f} s. {detail}".strip(),
         *([f"Answer:\n\n{_fenced(answer[:2000], 'text')}"] if answer is not None else []),
         *([f"Files: {', '.join(f'`{_name(name)}`' for name in files[:50])}"] if files else []),
+        *([f"Limits reached: {reached}."] if reached else []),
         *(["Not taken out:\n\n" + "\n".join(f"- {line}" for line in refused[:50])] * bool(refused)),
     ]
     return "\n\n".join(lines)
 
 
-def verdicts(notebook: Mapping[str, Any]) -> dict[str, int]:
+def breaches(notebook: Mapping[str, Any]) -> dict[str, int]:
     """How many cells ran into which limit."""
     named = (cell["metadata"][KEY].get("verdict") for cell in notebook["cells"])
     return dict(Counter(verdict for verdict in named if verdict is not None))

@@ -27,6 +27,7 @@ from lis_kernel.kernel.session import KernelSession
 from lis_kernel.protocols import Model, Tool
 from lis_kernel.tools import calls
 from lis_kernel.tools.blocks import parse_blocks, prose
+from lis_kernel.tools.observation import befell
 from lis_kernel.trajectory import Recorder
 from lis_kernel.trajectory.notebook import code_cell, markdown_cell
 from lis_kernel.types import (
@@ -233,13 +234,17 @@ class Turns:
         )
         self.recorder.begin(cell)
         self.tell(events.CallStarted(call, source))
+        started = time.monotonic()
         try:
             result = await self.session.execute(
                 source, on_output=lambda output: self.tell(events.CallOutput(output))
             )
         except BaseException as error:
             cut = CellResult(
-                outputs=self.session.partial, status=cut_short(error), verdict=self.session.verdict
+                outputs=self.session.partial,
+                status=cut_short(error),
+                seconds=time.monotonic() - started,
+                verdict=self.session.verdict,
             )
             self._finish(cell, call, cut)
             raise
@@ -271,10 +276,22 @@ class Turns:
             **({"network": [attempt.model_dump() for attempt in network]} if network else {}),
             **({"hint": hint} if hint else {}),
         )
+        if note := befell(result.status, result.verdict, result.limit, result.restarted):
+            # a cell that was killed has nothing to show for itself
+            self.recorder.add(
+                markdown_cell(
+                    self.recorder.new_id(f"{cell['id']}-note"),
+                    f"{note[0].upper()}{note[1:]}.",
+                    ["lis-note"],
+                    kind="note",
+                    turn=self.meter.turns,
+                    call_id=call.id,
+                )
+            )
         self.tell(events.CallFinished(result, seen))
-        if note := refused_hosts(network):
-            self.tell(events.Note(note))
-            seen = seen.model_copy(update={"text": f"{seen.text}\n[{note}]"})
+        if refused := refused_hosts(network):
+            self.tell(events.Note(refused))
+            seen = seen.model_copy(update={"text": f"{seen.text}\n[{refused}]"})
         return seen.model_copy(update={"text": f"{seen.text}\n{hint}"}) if hint else seen
 
     def _refuse(self, raw: RawCall, why: str) -> Observation:

@@ -56,7 +56,7 @@ def run(
     """Let a model solve TASK in a sandbox.
 
     The answer, the files it made and the notebook of all it did are kept under --out.
-    With --json: answer, stop_reason, detail, trajectory, files, usage, seconds.
+    With --json: answer, stop_reason, detail, trajectory, files, verdicts, usage, seconds.
     """
     from lis_kernel.models import default_model
 
@@ -109,6 +109,7 @@ def run(
             "detail": trajectory.detail,
             "trajectory": str(trajectory.path),
             "files": [str(path) for path in trajectory.files],
+            "verdicts": trajectory.verdicts,
             "usage": trajectory.usage.model_dump(),
             "seconds": round(trajectory.seconds, 3),
         }

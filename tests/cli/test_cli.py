@@ -67,7 +67,7 @@ def test_json_is_one_object_with_answer_and_files(script, tmp_path) -> None:
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
     assert set(summary) == {
-        "answer", "stop_reason", "detail", "trajectory", "files", "usage", "seconds",
+        "answer", "stop_reason", "detail", "trajectory", "files", "verdicts", "usage", "seconds",
     }  # fmt: skip
     assert summary["answer"] == "42"
     copied = next(path for path in summary["files"] if path.endswith("copy.txt"))

@@ -28,6 +28,7 @@ from lis_kernel.errors import (
     KernelError,
     ModelError,
     SandboxError,
+    TrajectoryError,
 )
 from lis_kernel.kernel.outputs import clean_text
 from lis_kernel.kernel.session import KernelSession
@@ -87,9 +88,10 @@ class Agent:
 
         Raises:
             ConfigError: a setting or a file of the task is wrong; nothing was started.
+            TrajectoryError: the notebook could not be written to its end; the sandbox is gone.
             CancelledError: the caller gave up; the notebook is closed and the sandbox gone.
         """
-        check_files(task.files)
+        check_files(task.files, self.config.limits.disk_bytes)
         model = self._given or make_model(self.config.model)
         try:
             self._sandbox = registry.load(
@@ -206,6 +208,8 @@ class _Run:
         if isinstance(error, SandboxError | KernelError):
             lost = self.meter.turns > 0
             return StopReason.SANDBOX_LOST if lost else StopReason.SANDBOX_ERROR, str(error)
+        if isinstance(error, TrajectoryError):
+            return StopReason.SANDBOX_ERROR, str(error)
         log.error("the run failed", exc_info=error)
         return StopReason.SANDBOX_ERROR, f"{type(error).__name__}: {error}"
 
@@ -262,7 +266,11 @@ class _Run:
         finally:
             messages = self._open_notebook()
         for path in self.task.files:
-            await asyncio.to_thread(self.sandbox.put, path, f"/testbed/input/{given_name(path)}")
+            try:
+                inside = f"/testbed/input/{given_name(path)}"
+                await asyncio.to_thread(self.sandbox.put, path, inside)
+            except OSError as error:
+                raise SandboxError(f"{path} could not be put into the sandbox: {error}") from error
         setup = code_cell("setup", record.setup_source(), ["lis-setup"], folded=True, kind="setup")
         self.recorder.begin(setup)
         try:

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from lis_kernel.config import amount
 from lis_kernel.errors import ConfigError, SandboxError
 from lis_kernel.kernel.outputs import clean_text
 from lis_kernel.protocols import Sandbox
@@ -27,11 +28,11 @@ REFUSALS = 100
 """Most sentences about files that were not taken out; a sandbox can make a million symlinks."""
 
 
-def check_files(paths: tuple[Path, ...]) -> None:
-    """See that the task's files can be given to a sandbox.
+def check_files(paths: tuple[Path, ...], room: int) -> None:
+    """See that the task's files can be given to a sandbox with a disk of `room` bytes.
 
     Raises:
-        ConfigError: one is missing or unreadable, or two have the same name.
+        ConfigError: one is missing or unreadable, two have the same name, or they are too large.
     """
     seen: dict[str, Path] = {}
     for path in paths:
@@ -51,6 +52,17 @@ def check_files(paths: tuple[Path, ...]) -> None:
                 "They would be one file in /testbed/input: rename one, or give their folder.",
             )
         seen[name] = path
+    if (needed := sum(map(_bytes_of, paths))) > room:
+        raise ConfigError(
+            "--files",
+            f"they take {amount(needed)}, and the sandbox's disk has {amount(room)}.",
+            "Raise --disk (limits.disk_bytes), or give the folder with --mount.",
+        )
+
+
+def _bytes_of(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def given_name(path: Path) -> str:

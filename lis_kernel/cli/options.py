@@ -46,7 +46,9 @@ Files = Annotated[
         TASK, "File or folder for /testbed/input; repeatable.", "--files", "-f", metavar="PATH"
     ),
 ]
-Out = Annotated[Path, _option(TASK, "Folder for the runs' own folders.", metavar="FOLDER")]
+Out = Annotated[
+    Path, _option(TASK, "Folder for the runs' own folders.", "--out", "-o", metavar="FOLDER")
+]
 AsJson = Annotated[bool, _option(TASK, "Print one JSON object and no view.", "--json", metavar="")]
 
 Name = Annotated[

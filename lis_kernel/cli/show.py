@@ -30,7 +30,10 @@ def show(
     """Show what a run did: its task, turns, cells, outputs and outcome."""
     path = notebook / "trajectory.ipynb" if notebook.is_dir() else notebook
     if not path.is_file():
-        raise ConfigError("NOTEBOOK", f"{path} does not exist.", "Give a trajectory notebook.")
+        runs = sorted(notebook.glob("*/trajectory.ipynb"))
+        newest = f", such as {runs[-1].parent}" if runs else ""
+        fix = f"Give a trajectory notebook or the folder of one run{newest}."
+        raise ConfigError("NOTEBOOK", f"{path} does not exist.", fix)
     trajectory = load(path)
     console = Console(highlight=False)
     console.print(Panel(Text(plain_text(trajectory.task)), title="task", title_align="left"))
@@ -48,10 +51,10 @@ def show(
             if printed.strip():
                 console.print(Padding(Text(clipped(printed, limit)), (0, 0, 0, 2)))
             style = "green" if call.status == "ok" else "red"
-            done = Text(f"  {call.status} {call.seconds:.2f} s", style=style)
+            done = Text(f"{call.status} {call.seconds:.2f} s", style=style)
             if note := befell(call.status, call.verdict, call.limit, call.restarted):
                 done.append(f"  {plain_text(note)}", style="yellow")
-            console.print(done)
+            console.print(Padding(done, (0, 0, 0, 2)))
     _outcome(console, trajectory)
 
 

@@ -257,12 +257,12 @@ class TerminalView(View):
             self.console.print(Padding(Text(clipped(self._printed, OUTPUT_LINES)), (0, 0, 0, 2)))
         mark, style = ("✗", "red") if observation.is_error else ("✓", "green")
         code = "" if observation.exit_code is None else f" exit code {observation.exit_code}"
-        line = Text(f"  {mark}{code} {result.seconds:.2f} s", style=style)
+        line = Text(f"{mark}{code} {result.seconds:.2f} s", style=style)
         if note := note_of(result):
             line.append(f"  {note}", style="yellow")
         if result.verdict is not None:
             self._verdicts[result.verdict] += 1
-        self.console.print(line)
+        self.console.print(Padding(line, (0, 0, 0, 2)))
         self._printed = ""
 
     def _end(self, reason: StopReason, detail: str, answer: str | None, path: str) -> None:

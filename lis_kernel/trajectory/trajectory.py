@@ -182,4 +182,10 @@ def load(path: str | Path) -> Trajectory:
         raise SchemaError(f"{path}: a notebook, but not a trajectory: no `{KEY}` metadata")
     if ours.get("schema") != SCHEMA:
         raise SchemaError(f"{path}: schema {ours.get('schema')}; this release reads {SCHEMA}")
-    return Trajectory(path, json.loads(json.dumps(notebook)))
+    read = Trajectory(path, json.loads(json.dumps(notebook)))
+    try:
+        _ = (read.task, read.model, read.stop_reason, read.seconds, read.files, read.turns)
+    except (KeyError, TypeError, ValueError) as error:
+        why = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise SchemaError(f"{path}: its `{KEY}` metadata is damaged ({why})") from error
+    return read

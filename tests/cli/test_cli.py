@@ -243,6 +243,54 @@ def test_show_tells_the_whole_story_and_finds_a_change(script, tmp_path) -> None
     assert lis("show", tmp_path / "nothing.ipynb").returncode == 2
 
 
+def test_show_names_what_it_cannot_show(script, tmp_path) -> None:
+    ours = {"schema": 1}
+    notebook = {"cells": [], "metadata": {"lis_kernel": ours}, "nbformat": 4, "nbformat_minor": 5}
+    (tmp_path / "damaged.ipynb").write_text(json.dumps(notebook))
+    (tmp_path / "list.ipynb").write_text("[]")
+    (tmp_path / "text.ipynb").write_text("a:x:b")
+    for name in ("damaged", "list", "text"):
+        done = lis("show", tmp_path / f"{name}.ipynb")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert f"{name}.ipynb" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert "❌" not in done.stderr  # rich's emoji for `:x:`
+    assert "metadata is damaged" in lis("show", tmp_path / "damaged.ipynb").stderr
+    lis("run", "t", "-m", script(call("submit", answer="5")), "-o", tmp_path / "runs")
+    (run,) = (tmp_path / "runs").iterdir()
+    assert f"such as {run}." in lis("show", tmp_path / "runs").stderr
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code", "said"),
+    [
+        ("<&-", 2, "TASK: it is empty"),
+        ("<task >&-", 0, ""),
+        ("<task 2>&-", 0, ""),
+        ("<task >/dev/full", 0, ""),
+        ("<task --json >/dev/full", 1, "error: the output cannot be written: No space left"),
+    ],
+)
+def test_streams_that_are_closed_or_full(script, tmp_path, redirection, code, said) -> None:
+    task = tmp_path / "task"
+    task.write_text("t")
+    redirection = redirection.replace("<task", f"<{task}")
+    model = script(call("execute_bash", command="echo hello"), call("submit", answer="5"))
+    out = tmp_path / "runs"
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {redirection}', "sh", *LIS, "run", "-", "-m", model, "-o", out],
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
+    assert said in done.stderr
+    if code != 2:
+        (path,) = out.glob("*/trajectory.ipynb")
+        assert json.loads(path.read_text())["metadata"]["lis_kernel"]["answer"] == "5"
+
+
 def test_doctor_says_what_works() -> None:
     done = lis("doctor", "--json")
     rows = {row["name"]: row for row in json.loads(done.stdout)}

@@ -75,6 +75,14 @@ def test_every_setting_reaches_both_doors(lis, tmp_path: Path) -> None:
     assert json.loads(spec["argv"][-1]) | {"backend": "docker"} == config
 
 
+def test_one_that_is_hidden_by_another_is_told(lis, tmp_path: Path) -> None:
+    first, second = tmp_path / "prefix", tmp_path / "other"
+    assert lis("install", "--prefix", str(first), "--name", "mine").stderr == ""
+    done = lis("install", "--prefix", str(second), "--name", "mine")
+    hiding = first / "share" / "jupyter" / "kernels" / "mine"
+    assert f"note: from here Jupyter takes {hiding}; give yours another --name" in done.stderr
+
+
 def test_argv_only_asks_for_no_provisioner(lis, tmp_path: Path) -> None:
     lis("install", "--user", "--argv-only")
     spec = spec_of(tmp_path / "data" / "kernels" / "lis-python")

@@ -53,29 +53,29 @@ SHOWN = {
 @pytest.mark.parametrize("verdict", SHOWN)
 def test_a_breached_limit_is_seen_by_everybody(tmp_path: Path, verdict: str) -> None:
     breach, options, for_people, for_the_model = SHOWN[verdict]
-    count = 2 if verdict == "disk_full" else 1  # a disk stays full until something is deleted
+    room = call("execute_bash", command="rm -f /testbed/big")  # or there is none for the answer
     script = tmp_path / "script.json"
-    script.write_text(json.dumps([breach, call("submit", answer="on it went")]))
+    script.write_text(json.dumps([breach, room, call("submit", answer="on it went")]))
     command = ["run", "t", "-m", f"scripted:{script}", "--out", str(tmp_path / "runs"), *options]
 
     shown = flat(in_a_terminal(command))
     assert for_people in shown
-    assert f"limits reached: {verdict} {count}×" in shown
+    assert f"limits reached: {verdict} 1×" in shown
 
     done = lis(*command, "--json")
     summary = json.loads(done.stdout)
     assert (done.returncode, summary["answer"]) == (0, "on it went"), done.stderr
-    assert summary["verdicts"] == {verdict: count}
+    assert summary["verdicts"] == {verdict: 1}
 
     path = Path(summary["trajectory"])
     read = flat(lis("show", path).stdout)
     assert for_people in read
-    assert f"limits {verdict} {count}×" in read
+    assert f"limits {verdict} 1×" in read
 
     cells = json.loads(path.read_text())["cells"]
     sources = ["".join(cell["source"]) for cell in cells]
     assert f"{for_people[0].upper()}{for_people[1:]}." in sources
-    assert f"Limits reached: {verdict} {count}×." in sources[-1]
+    assert f"Limits reached: {verdict} 1×." in sources[-1]
     observation = told(path, breach)
     assert for_the_model in observation
     cell = next(cell for cell in cells if cell["metadata"]["lis_kernel"].get("verdict"))

@@ -48,8 +48,6 @@ class ProcessSandbox:
     """
 
     backend: ClassVar[str]
-    rooted: ClassVar[bool] = False
-    """Whether the backend can take a `rootfs`."""
 
     def __init__(
         self,
@@ -86,15 +84,7 @@ class ProcessSandbox:
         return self._state
 
     async def start(self) -> None:
-        """Make the sandbox's places, start the network. Backends check their needs first.
-
-        Raises:
-            ConfigError: a setting that this backend has no use for.
-        """
-        if self.config.rootfs is not None and not self.rooted:
-            raise ConfigError(
-                "rootfs", f"backend `{self.backend}` cannot take one.", "Use bubblewrap."
-            )
+        """Make the sandbox's places, start the network. Backends check their needs first."""
         _alive.add(self)
         await self._settle()
         self._record()

@@ -38,7 +38,6 @@ class BubblewrapSandbox(WalledSandbox):
     """A cold start per sandbox; the reference and fallback of the other backends."""
 
     backend: ClassVar[str] = "bubblewrap"
-    rooted: ClassVar[bool] = True
     _image: image.Image | None = None
     _rootfs: rootfs.Rootfs | None = None
     _compile = False

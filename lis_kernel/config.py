@@ -7,13 +7,29 @@ config holds the *name* of the environment variable that holds its key.
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from platformdirs import user_data_path
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-__all__ = ["Budget", "Limits", "ModelConfig", "RunConfig", "SandboxConfig", "amount", "data_dir"]
+from lis_kernel.errors import ConfigError
+
+__all__ = [
+    "Budget",
+    "Limits",
+    "ModelConfig",
+    "RunConfig",
+    "SandboxConfig",
+    "amount",
+    "checked",
+    "data_dir",
+    "size",
+]
+
+C = TypeVar("C", bound=BaseModel)
 
 
 def data_dir() -> Path:
@@ -29,10 +45,55 @@ def amount(size: int) -> str:
     return f"{size} bytes"
 
 
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kmgt]?)(?:i?b)?", re.IGNORECASE | re.ASCII)
+
+
+def size(given: Any) -> Any:
+    """Bytes from `512M`, `1.5G`, `2 GiB` or `4096`; what is no text stays as it is.
+
+    Raises:
+        ValueError: the text is no size.
+    """
+    if not isinstance(given, str):
+        return given
+    if (found := _SIZE.fullmatch(given.strip())) is None:
+        raise ValueError(f"{given!r} is no size: write e.g. 512M or 2G")
+    return int(float(found[1]) * 1024 ** " kmgt".index(found[2].lower() or " "))
+
+
+Bytes = Annotated[int, BeforeValidator(size)]
+
+
 class Config(BaseModel):
     """Base of the settings: unknown names are refused, not ignored."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def checked(
+    kind: type[C], words: Mapping[str, Any], written: Callable[[str], str] = lambda name: name
+) -> C:
+    """`kind` with the settings `words`.
+
+    `written` tells how the user wrote a field: its option, or its place in a file.
+
+    Raises:
+        ConfigError: names the first setting that is wrong, and what it may be.
+    """
+    try:
+        return kind.model_validate(words)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = written(".".join(map(str, first["loc"])))
+        if first["type"] == "extra_forbidden":
+            known = f"Known: {', '.join(kind.model_fields)}."
+            raise ConfigError(name, "unknown setting.", known) from error
+        if first["type"] == "value_error":  # of ours, which names what was given
+            raise ConfigError(name, f"{first['ctx']['error']}.") from error
+        if first["type"] == "greater_than_equal" and str(first["loc"][-1]).endswith("_bytes"):
+            least = f"At least {amount(first['ctx']['ge'])}."
+            raise ConfigError(name, f"{amount(first['input'])} is too little.", least) from error
+        raise ConfigError(name, f"{first['input']!r}: {first['msg']}.") from error
 
 
 class ModelConfig(Config):
@@ -66,22 +127,22 @@ class Limits(Config):
     """A cell that runs longer is interrupted; then its command, at last its kernel, is killed."""
     grace_seconds: float = Field(default=5.0, gt=0)
     """From the interrupt to the kernel's restart."""
-    output_bytes: int = Field(default=1_000_000, ge=10_000)
+    output_bytes: Bytes = Field(default=1_000_000, ge=10_000)
     """Most that a cell's outputs may take in the notebook; the rest lies in a sandbox file."""
-    spill_bytes: int = Field(default=256_000_000, ge=0)
+    spill_bytes: Bytes = Field(default=256_000_000, ge=0)
     """Most of one stream that is kept in the sandbox file."""
-    memory_bytes: int = Field(default=2 << 30, ge=64 << 20)
+    memory_bytes: Bytes = Field(default=2 << 30, ge=64 << 20)
     """Of all processes of the sandbox together."""
     pids: int = Field(default=256, ge=8)
     cpus: float = Field(default=1.0, gt=0)
     """Cores' worth of time."""
-    disk_bytes: int = Field(default=2 << 30, ge=1 << 20)
+    disk_bytes: Bytes = Field(default=2 << 30, ge=1 << 20)
     """Of everything writable together."""
     open_files: int = Field(default=1024, ge=64)
     """Of one process."""
     sandbox_seconds: float | None = Field(default=None, gt=0)
     """Longest life of the sandbox, wall clock."""
-    collect_bytes: int = Field(default=1_000_000_000, ge=0)
+    collect_bytes: Bytes = Field(default=1_000_000_000, ge=0)
     """Most that is copied out of /testbed/output."""
 
 
@@ -112,7 +173,7 @@ class SandboxConfig(Config):
     mounts: tuple[str, ...] = ()
     """Read-only mounts `HOST_PATH:SANDBOX_PATH`; `:rw` at the end makes one writable."""
     root: bool = False
-    """docker: be root inside, so that `apt-get` works."""
+    """docker, podman: be root inside, so that `apt-get` works."""
 
 
 class RunConfig(Config):

@@ -15,7 +15,8 @@ from lis_kernel.types import Attempt, CellResult, Message, Observation, Reply, T
 __all__ = ["KernelProcess", "Model", "OnText", "Progress", "Sandbox", "Tool"]
 
 Progress = Callable[[int, int, str], None]
-"""Called often with bytes done, bytes in all, and what is done; what it raises ends the work."""
+"""Called often with how much is done, how much there is (bytes, for a model), and what is done;
+what it raises ends the work."""
 
 OnText = Callable[[Literal["text", "reasoning"], str], None]
 """Called with each piece of a reply as it streams: its channel and the new text."""
@@ -23,7 +24,7 @@ OnText = Callable[[Literal["text", "reasoning"], str], None]
 
 @runtime_checkable
 class Model(Protocol):
-    """Something that answers a conversation. Called by `agent.loop`, once a turn."""
+    """Something that answers a conversation. Called by `agent.turn`, once a turn."""
 
     name: str
     """As the user names it, e.g. `anthropic/<model>`."""
@@ -151,7 +152,7 @@ class Sandbox(Protocol):
 
 @runtime_checkable
 class Tool(Protocol):
-    """Two pure functions. A tool never holds a kernel. Called by `agent.loop`, once a call."""
+    """Two pure functions. A tool never holds a kernel. Called by `agent.turn`, once a call."""
 
     spec: ToolSpec
 

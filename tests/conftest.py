@@ -15,7 +15,7 @@ import pytest
 
 from lis_kernel.errors import SandboxUnavailable
 from lis_kernel.models import weights
-from lis_kernel.sandbox import bubblewrap, image
+from lis_kernel.sandbox import bubblewrap, image, image_build
 
 WEIGHTS = weights.local_path(weights.find(weights.DEFAULT))  # before a test moves HOME
 
@@ -25,7 +25,7 @@ def no_bwrap() -> str:
     """Why there is no bubblewrap sandbox here, or nothing. Builds the image the first time."""
     try:
         bubblewrap.check()
-        image.build()
+        image_build.build()
     except SandboxUnavailable as error:
         return str(error)
     return ""
@@ -58,4 +58,4 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(scope="session")
 def sandbox_image() -> image.Image:
     """The built image of the bubblewrap sandbox; for tests with the marker `bwrap`."""
-    return image.build()
+    return image_build.build()

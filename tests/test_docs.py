@@ -38,6 +38,15 @@ def test_every_command_of_the_readme_exists(line: str) -> None:
     assert asked <= options(words)
 
 
+def test_what_jupyter_execute_is_told_it_understands() -> None:
+    """An option that it does not know it ignores, and runs the notebook outside the sandbox."""
+    from nbclient.cli import NbClientApp
+
+    lines = re.findall(r"^ *jupyter execute (.*)$", README, re.MULTILINE)
+    asked = {name for line in lines for name in re.findall(r"--([\w-]+)", line)}
+    assert asked == {"kernel_name"} & set(NbClientApp.aliases)
+
+
 def test_the_make_targets_of_the_readme_exist() -> None:
     makefile = (ROOT / "Makefile").read_text("utf-8")
     for target in set(re.findall(r"\bmake ([a-z]+)\b", README)):

@@ -55,11 +55,12 @@ class Note:
 
 @dataclass(frozen=True)
 class Fetching:
-    """A download that the run waits for: bytes done, bytes in all, what it is."""
+    """Something slow that the run waits for: how much is done, how much there is, what it is."""
 
     done: int
     total: int
     label: str
+    unit: Literal["bytes", "parts"] = "bytes"
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What a model of the code-block protocol is told beside its outputs, so that it looks twice.
 
-Used by `agent/loop.py`. Small models submit guesses, give up on an empty output and repeat what
+Used by `agent/turn.py`. Small models submit guesses, give up on an empty output and repeat what
 failed. `hint` adds a sentence to an observation; `objection` sends a doubtful answer back, at most
 once a run: whoever submits again is believed, so no answer can be kept from being handed over.
 """

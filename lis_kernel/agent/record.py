@@ -10,6 +10,7 @@ import json
 import math
 import re
 import time
+from collections import Counter
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -19,13 +20,22 @@ from pydantic import BaseModel
 
 from lis_kernel.agent.budget import Meter
 from lis_kernel.agent.prompts import PROMPT_VERSION
-from lis_kernel.agent.workspace import given_name
+from lis_kernel.agent.workspace import Taken, given_name
 from lis_kernel.config import RunConfig
 from lis_kernel.kernel.outputs import clean_text
 from lis_kernel.tools import observation
+from lis_kernel.trajectory.notebook import KEY
 from lis_kernel.types import Message, Reply, StopReason, Task, ToolMessage
 
-__all__ = ["cleaned", "metadata", "opening", "outcome_text", "setup_source", "turn_text"]
+__all__ = [
+    "breaches",
+    "cleaned",
+    "metadata",
+    "opening",
+    "outcome_text",
+    "setup_source",
+    "turn_text",
+]
 
 NESTING = 50
 """Levels of a reply's JSON that are kept as JSON; what lies deeper is kept as text."""
@@ -67,21 +77,29 @@ def opening(message: Message, *, last: bool) -> tuple[str, str, str]:
 def outcome_text(
     reason: StopReason,
     detail: str,
-    answer: str | None,
-    files: list[str],
-    refused: list[str],
+    taken: Taken,
     meter: Meter,
     seconds: float,
+    verdicts: Mapping[str, int],
 ) -> str:
     """How the run ended, for the notebook's last cell."""
     said = f"**{reason.value.replace('_', ' ').capitalize()}** after {meter.turns} turns"
+    answer, files, refused, _ = taken
+    reached = ", ".join(f"{name} {count}×" for name, count in verdicts.items())
     lines = [
         f"{said}, {meter.usage.total_tokens} tokens, {seconds:.1f} s. {detail}".strip(),
         *([f"Answer:\n\n{_fenced(answer[:2000], 'text')}"] if answer is not None else []),
         *([f"Files: {', '.join(f'`{_name(name)}`' for name in files[:50])}"] if files else []),
+        *([f"Limits reached: {reached}."] if reached else []),
         *(["Not taken out:\n\n" + "\n".join(f"- {line}" for line in refused[:50])] * bool(refused)),
     ]
     return "\n\n".join(lines)
+
+
+def breaches(notebook: Mapping[str, Any]) -> dict[str, int]:
+    """How many cells ran into which limit."""
+    named = (cell["metadata"][KEY].get("verdict") for cell in notebook["cells"])
+    return dict(Counter(verdict for verdict in named if verdict is not None))
 
 
 def setup_source() -> str:

@@ -1,25 +1,38 @@
 """The host's side of a run: the files that go in, and the folder that comes out.
 
-`runs/<time>-<slug>/` holds `trajectory.ipynb` and `files/`. Called by `agent/loop.py` at the start.
+`runs/<time>-<slug>/` holds `trajectory.ipynb` and `files/`. Called by `agent/loop.py` at the start
+and at the end, where the sandbox still lives but what it left may be hostile.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import time
 from pathlib import Path
+from typing import NamedTuple
 
-from lis_kernel.errors import ConfigError
+from lis_kernel.config import amount
+from lis_kernel.errors import ConfigError, SandboxError
+from lis_kernel.kernel.outputs import clean_text
+from lis_kernel.protocols import Sandbox
 
-__all__ = ["RunFolder", "check_files", "given_name"]
+__all__ = ["RunFolder", "Taken", "check_files", "given_name", "take_out"]
+
+log = logging.getLogger(__name__)
+
+ANSWER_FILES = ("/testbed/output/answer.txt", "/testbed/answer.txt")
+ANSWER_BYTES = 1_000_000
+REFUSALS = 100
+"""Most sentences about files that were not taken out; a sandbox can make a million symlinks."""
 
 
-def check_files(paths: tuple[Path, ...]) -> None:
-    """See that the task's files can be given to a sandbox.
+def check_files(paths: tuple[Path, ...], room: int) -> None:
+    """See that the task's files can be given to a sandbox with a disk of `room` bytes.
 
     Raises:
-        ConfigError: one is missing or unreadable, or two have the same name.
+        ConfigError: one is missing or unreadable, two have the same name, or they are too large.
     """
     seen: dict[str, Path] = {}
     for path in paths:
@@ -39,6 +52,17 @@ def check_files(paths: tuple[Path, ...]) -> None:
                 "They would be one file in /testbed/input: rename one, or give their folder.",
             )
         seen[name] = path
+    if (needed := sum(map(_bytes_of, paths))) > room:
+        raise ConfigError(
+            "--files",
+            f"they take {amount(needed)}, and the sandbox's disk has {amount(room)}.",
+            "Raise --disk (limits.disk_bytes), or give the folder with --mount.",
+        )
+
+
+def _bytes_of(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def given_name(path: Path) -> str:
@@ -65,3 +89,43 @@ class RunFolder:
             raise ConfigError("--out", f"{out} cannot be written: {error.strerror}.") from error
         self.notebook = self.path / "trajectory.ipynb"
         self.files = self.path / "files"
+
+
+class Taken(NamedTuple):
+    """What came out of a sandbox at the end of a run."""
+
+    answer: str | None
+    files: list[str]
+    """Names below the run's `files/`."""
+    refused: list[str]
+    """A sentence for each thing that was not taken, or not as it is."""
+    lost: str = ""
+    """Why nothing could be taken, if the sandbox was gone."""
+
+
+def take_out(sandbox: Sandbox, target: Path, limit: int) -> Taken:
+    """The answer, and what lies in /testbed/output, at most `limit` bytes; blocks while it copies.
+
+    Never raises for what the sandbox left.
+    """
+    try:
+        found = (sandbox.read(path, ANSWER_BYTES) for path in ANSWER_FILES)
+        data = next((data for data in found if data and data.strip()), None)
+    except (SandboxError, OSError) as error:
+        return Taken(None, [], [], f"the sandbox was gone before the answer was read: {error}")
+    answer = None if data is None else data.decode("utf-8", "replace").rstrip("\r\n")
+    names: list[str] = []
+    try:
+        names, refused = sandbox.collect("/testbed/output", target, limit)
+    except Exception as error:  # whatever a hostile folder can bring about
+        log.debug("the files could not be taken out", exc_info=error)
+        refused = [f"the rest of /testbed/output: {type(error).__name__}: {error}"]
+    files = [name for name in names if clean_text(name) == name]
+    refused += [
+        f"{name!a}: taken out, but its name is no Unicode and cannot be listed"
+        for name in names
+        if clean_text(name) != name
+    ]
+    if len(refused) > REFUSALS:
+        refused[REFUSALS:] = [f"and {len(refused) - REFUSALS} more"]
+    return Taken(answer, files, refused)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from lis_kernel.agent.budget import Meter
 from lis_kernel.agent.record import outcome_text
+from lis_kernel.agent.workspace import Taken
 from lis_kernel.attacks import files_in
 from lis_kernel.attacks.ground import TIGHT, Ground, Outcome
 from lis_kernel.attacks.hands import (
@@ -245,8 +246,8 @@ async def write_with_a_files_name(at: Hands) -> Outcome:
     if isinstance(at, Plain):
         text = "\n".join(taken.names)
     else:
-        args = (StopReason.SUBMITTED, "", None, taken.names, taken.refused, Meter(Budget()), 1.0)
-        text = outcome_text(*args)
+        out = Taken(None, taken.names, taken.refused)
+        text = outcome_text(StopReason.SUBMITTED, "", out, Meter(Budget()), 1.0, {})
     forged = any(line.startswith("**Submitted**") for line in text.split("\n")[1:])
     control = any((ord(char) < 32 and char != "\n") or char == "\u202e" for char in text)
     return judged(forged or control, f"listed as {text!r}"[:200], "names are shown escaped")

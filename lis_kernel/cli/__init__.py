@@ -7,11 +7,13 @@ Exit codes: 0 submitted or done, 2 wrong usage, 3 a budget stopped the run, 4 th
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from lis_kernel.cli import doctor, image, kernel, kernelspec, model, run, sandboxes, show
 from lis_kernel.errors import ConfigError, LisKernelError, ModelError, SandboxError
@@ -47,17 +49,29 @@ def options(
 
 def main() -> None:
     """The console script: errors of ours become one clear line and an exit code."""
+    _open_streams()
     try:
         app()
     except LisKernelError as error:
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {_plain(error)}")
+        _say(str(error))
         code = {ConfigError: 2, ModelError: 4, SandboxError: 5}
         sys.exit(next((n for kind, n in code.items() if isinstance(error, kind)), 1))
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        _say(f"the output cannot be written: {error.strerror}")  # e.g. to a full disk
+        sys.exit(1)
 
 
-def _plain(error: LisKernelError) -> str:
-    from rich.markup import escape
-
+def _say(error: str) -> None:
     from lis_kernel.tools.terminal import plain_text
 
-    return escape(plain_text(str(error)))
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console.print(Text.assemble(("error: ", "bold red"), plain_text(error)))
+
+
+def _open_streams() -> None:
+    """Without `0<&-` and the like Python has files in these places; then so have we."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115

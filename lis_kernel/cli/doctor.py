@@ -64,7 +64,7 @@ def doctor(
         for finding in findings:
             mark = {True: "[green]ok[/]", False: "[red]no[/]", None: "[yellow]--[/]"}[finding.ok]
             table.add_row(mark, finding.name, escape(finding.detail))
-        Console(soft_wrap=True).print(table)
+        Console(soft_wrap=True, emoji=False).print(table)
     good = {finding.name for finding in findings if finding.ok}
     models = {"anthropic", "openai", "local model"}
     raise typer.Exit(0 if "sandbox" in good and good & models else 1)

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 from lis_kernel import registry
+from lis_kernel.agent.events import Fetching
+from lis_kernel.cli.view import fetching
 from lis_kernel.errors import ConfigError
 from lis_kernel.sandbox import container_image, image
 from lis_kernel.sandbox.bubblewrap import image_for
@@ -56,7 +59,13 @@ def build(
         return
     if base or tag:
         raise ConfigError("--base, --tag", "only container images have them.", "Add -b docker.")
-    tree, built = asyncio.run(image_for(rootfs, print, again=True))
+    console = Console(stderr=True, highlight=False)
+    with console.status("") as moving:
+
+        def progress(done: int, total: int, what: str) -> None:
+            moving.update(fetching(Fetching(done, total, what, "parts")))
+
+        tree, built = asyncio.run(image_for(rootfs, console.print, progress, again=True))
     if tree is not None:
         print(f"{tree.root}: {tree.system}, {len(tree.packages)} packages\n{tree.digest}")
     print(f"{built.root}\n{built.digest}")

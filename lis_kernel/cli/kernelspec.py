@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lis_kernel import registry
+from lis_kernel.cli.options import as_options
 from lis_kernel.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def install(
     ] = None,
     backend: Annotated[str, typer.Option(help="Which kind of sandbox.")] = "bubblewrap",
     name: Annotated[
-        str | None, typer.Option(help="Name for `--kernel`.", show_default="lis-python")
+        str | None, typer.Option(help="Name for launchers' options.", show_default="lis-python")
     ] = None,
     display_name: Annotated[
         str | None, typer.Option(help="Name in launchers.", show_default="Python 3 (sandbox)")
@@ -52,7 +53,11 @@ def install(
         typer.Option("--argv-only", help="For servers of an environment without lis_kernel."),
     ] = False,
 ) -> None:
-    """Install one, replacing its namesake. `jupyter execute --kernel NAME` then runs in it."""
+    """Install one, replacing its namesake.
+
+    `jupyter execute --kernel_name=NAME notebook.ipynb` then runs in it; without the underscore that
+    program takes no notice, and runs the notebook outside.
+    """
     from jupyter_client.kernelspec import KernelSpecManager
 
     from lis_kernel.kernel import kernelspec
@@ -80,6 +85,9 @@ def install(
                 "--prefix", f"{error.filename}: {error.strerror}.", "Try --user."
             ) from error
     print(f"{spec['display_name']}: {place}")
+    found = KernelSpecManager().find_kernel_specs().get(Path(place).name)
+    if found is not None and Path(found) != Path(place):
+        print(f"note: from here Jupyter takes {found}; give yours another --name", file=sys.stderr)
 
 
 def _words(
@@ -87,7 +95,7 @@ def _words(
 ) -> dict[str, Any]:
     """The spec's settings, checked as far as they can be before a sandbox starts."""
     from lis_kernel.kernel.settings import parse
-    from lis_kernel.sandbox import mounts
+    from lis_kernel.sandbox import fitting
 
     registry.load(registry.SANDBOXES, backend, "--backend")
     try:
@@ -102,7 +110,8 @@ def _words(
     if mount:
         words["mounts"] = mount
     checked, _ = parse(words, "--config")
-    mounts.parse(checked.mounts, "--mount")
+    with as_options({"mounts": "--mount"}):
+        fitting.check(checked, backend)
     return words
 
 

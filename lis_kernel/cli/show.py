@@ -13,9 +13,10 @@ from rich.panel import Panel
 from rich.rule import Rule
 from rich.text import Text
 
-from lis_kernel.cli.view import clipped, highlighted, money, output_text
+from lis_kernel.cli.view import clipped, highlighted, money, output_text, reached
 from lis_kernel.errors import ConfigError, Tampered
 from lis_kernel.tools.blocks import prose
+from lis_kernel.tools.observation import befell
 from lis_kernel.tools.terminal import plain_text
 from lis_kernel.trajectory import Trajectory, load
 
@@ -29,7 +30,10 @@ def show(
     """Show what a run did: its task, turns, cells, outputs and outcome."""
     path = notebook / "trajectory.ipynb" if notebook.is_dir() else notebook
     if not path.is_file():
-        raise ConfigError("NOTEBOOK", f"{path} does not exist.", "Give a trajectory notebook.")
+        runs = sorted(notebook.glob("*/trajectory.ipynb"))
+        newest = f", such as {runs[-1].parent}" if runs else ""
+        fix = f"Give a trajectory notebook or the folder of one run{newest}."
+        raise ConfigError("NOTEBOOK", f"{path} does not exist.", fix)
     trajectory = load(path)
     console = Console(highlight=False)
     console.print(Panel(Text(plain_text(trajectory.task)), title="task", title_align="left"))
@@ -47,7 +51,10 @@ def show(
             if printed.strip():
                 console.print(Padding(Text(clipped(printed, limit)), (0, 0, 0, 2)))
             style = "green" if call.status == "ok" else "red"
-            console.print(Text(f"  {call.status} {call.seconds:.2f} s", style=style))
+            done = Text(f"{call.status} {call.seconds:.2f} s", style=style)
+            if note := befell(call.status, call.verdict, call.limit, call.restarted):
+                done.append(f"  {plain_text(note)}", style="yellow")
+            console.print(Padding(done, (0, 0, 0, 2)))
     _outcome(console, trajectory)
 
 
@@ -61,6 +68,8 @@ def _outcome(console: Console, trajectory: Trajectory) -> None:
         f"used      {len(trajectory.turns)} turns, {money(trajectory.usage)}, "
         f"{trajectory.seconds:.1f} s",
     ]
+    if trajectory.verdicts:
+        lines.append(f"limits    {reached(trajectory.verdicts)}")
     if trajectory.files:
         lines.append(f"files     {', '.join(plain_text(str(path)) for path in trajectory.files)}")
     try:

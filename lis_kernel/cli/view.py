@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from types import TracebackType
 
@@ -22,8 +24,9 @@ from rich.syntax import Syntax
 from rich.text import Text
 
 from lis_kernel.agent import events
+from lis_kernel.tools.observation import befell
 from lis_kernel.tools.terminal import plain_text
-from lis_kernel.types import Output, StopReason, ToolCall, Usage
+from lis_kernel.types import CellResult, Observation, Output, StopReason, ToolCall, Usage
 
 __all__ = ["LineView", "TerminalView", "View", "view_for"]
 
@@ -88,17 +91,30 @@ def highlighted(call: ToolCall, source: str, limit: int) -> Syntax:
     return Syntax(clipped(code, limit), lexer, theme="ansi_dark", background_color="default")
 
 
-def fetching(done: int, total: int, label: str) -> str:
-    """A download's progress in words, with a bar."""
-    part = done / total if total else 0.0
+def fetching(event: events.Fetching) -> str:
+    """How far something slow is, in words and with a bar."""
+    done, total, label = event.done, event.total, plain_text(event.label)
+    part = min(1.0, done / total) if total else 0.0
     bar = "━" * round(30 * part) + "─" * (30 - round(30 * part))
-    return f"{plain_text(label)} {bar} {done / 1e6:,.0f} of {total / 1e6:,.0f} MB"
+    if event.unit == "parts":
+        return f"{label} {bar} {done} of {total}"
+    return f"{label} {bar} {done / 1e6:,.0f} of {total / 1e6:,.0f} MB"
 
 
 def money(usage: Usage) -> str:
     """Tokens and cost of a run so far."""
     cost = "" if not usage.cost_usd else f" · ${usage.cost_usd:.4f}"
     return f"{usage.total_tokens:,} tokens{cost}"
+
+
+def reached(verdicts: Mapping[str, int]) -> str:
+    """The limits that cells ran into, e.g. `oom 2×, timeout 1×`."""
+    return ", ".join(f"{plain_text(name)} {count}×" for name, count in verdicts.items())
+
+
+def note_of(result: CellResult) -> str:
+    """What happened to a cell beside its outputs, safe to print; mostly nothing."""
+    return befell(result.status, result.verdict, result.limit, result.restarted)
 
 
 class LineView(View):
@@ -116,10 +132,10 @@ class LineView(View):
                 print(f"notebook: {path}")
             case events.Note(text):
                 print(f"note: {plain_text(text)}")
-            case events.Fetching(done, total, label):
+            case events.Fetching():
                 if (now := time.monotonic()) >= self._next_line:
                     self._next_line = now + QUIET_SECONDS
-                    print(fetching(done, total, label))
+                    print(fetching(event))
             case events.ReplyFinished(reply, said, usage):
                 print(f"--- {money(usage)}, {reply.seconds:.1f} s")
                 if text := plain_text(said).strip():
@@ -130,9 +146,11 @@ class LineView(View):
             case events.CallOutput(output):
                 self._outputs.append(output_text(output))
             case events.CallFinished(result, observation):
-                print(clipped("".join(self._outputs), 2 * OUTPUT_LINES))
+                if (printed := "".join(self._outputs)).strip():
+                    print(clipped(printed, 2 * OUTPUT_LINES))
                 word = "failed" if observation.is_error else "ok"
-                print(f"<<< {word}, {result.seconds:.2f} s")
+                note = note_of(result)
+                print(f"<<< {word}, {result.seconds:.2f} s{note and f': {note}'}")
             case events.RunEnded(reason, detail, answer, path):
                 print(f"stopped: {reason.value} {plain_text(detail)}".rstrip())
                 print(f"answer: {plain_text(answer)}" if answer is not None else "no answer")
@@ -155,6 +173,9 @@ class TerminalView(View):
         self._thought = ""
         self._printed = ""
         self._doing = "starting"
+        self._verdicts: Counter[str] = Counter()
+        self._fetching: dict[str, str] = {}
+        """By label: the sandbox's packages and the model's weights may come at once."""
         self._max_turns = 0
         self._live = Live(
             console=self.console, get_renderable=self._moving, refresh_per_second=8, transient=True
@@ -181,6 +202,7 @@ class TerminalView(View):
         )
         tail = (self._said or self._thought or self._printed).rstrip()
         lines = plain_text(tail).split("\n")[-MOVING_LINES:] if tail else []
+        lines += self._fetching.values()
         width = max(20, self.console.width - 4)
         shown = Text(
             "\n".join(line[:width] for line in lines), style="dim" if self._thought else ""
@@ -201,8 +223,11 @@ class TerminalView(View):
             case events.Note(text):
                 say(Text(f"  {plain_text(text)}", style="yellow"))
             case events.Fetching(done, total, label):
-                self._doing = fetching(done, total, label)
+                self._fetching[label] = fetching(event)
+                if done >= total:
+                    del self._fetching[label]
             case events.TurnStarted(turn):
+                self._fetching.clear()
                 self._turn, self._said, self._thought, self._printed = turn, "", "", ""
                 self._doing = "the model is writing"
             case events.TextStreamed("text", text):
@@ -222,18 +247,23 @@ class TerminalView(View):
             case events.CallOutput(output):
                 self._printed = (self._printed + output_text(output))[-200_000:]
             case events.CallFinished(result, observation):
-                if self._printed.strip():
-                    say(Padding(Text(clipped(self._printed, OUTPUT_LINES)), (0, 0, 0, 2)))
-                mark, style = ("✗", "red") if observation.is_error else ("✓", "green")
-                code = (
-                    "" if observation.exit_code is None else f" exit code {observation.exit_code}"
-                )
-                word = "" if result.status in ("ok", "error") else f" {result.status}"
-                say(Text(f"  {mark}{code}{word} {result.seconds:.2f} s", style=style))
-                self._printed = ""
+                self._finished(result, observation)
             case events.RunEnded(reason, detail, answer, path):
                 self._live.stop()
                 self._end(reason, detail, answer, str(path))
+
+    def _finished(self, result: CellResult, observation: Observation) -> None:
+        if self._printed.strip():
+            self.console.print(Padding(Text(clipped(self._printed, OUTPUT_LINES)), (0, 0, 0, 2)))
+        mark, style = ("✗", "red") if observation.is_error else ("✓", "green")
+        code = "" if observation.exit_code is None else f" exit code {observation.exit_code}"
+        line = Text(f"{mark}{code} {result.seconds:.2f} s", style=style)
+        if note := note_of(result):
+            line.append(f"  {note}", style="yellow")
+        if result.verdict is not None:
+            self._verdicts[result.verdict] += 1
+        self.console.print(Padding(line, (0, 0, 0, 2)))
+        self._printed = ""
 
     def _end(self, reason: StopReason, detail: str, answer: str | None, path: str) -> None:
         good = reason is StopReason.SUBMITTED
@@ -243,6 +273,8 @@ class TerminalView(View):
             body.append("\n(not submitted: do not rely on it)", style="yellow")
         if detail:
             body.append(f"\n{plain_text(detail)}", style="red")
+        if self._verdicts:
+            body.append(f"\nlimits reached: {reached(self._verdicts)}", style="yellow")
         turns = f"{self._turn} turn{'s' if self._turn != 1 else ''}"
         title = (
             f"{reason.value.replace('_', ' ')} · {turns} · {money(self._usage)} · {seconds:.1f} s"

@@ -7,18 +7,14 @@ They are the keys of `SandboxConfig`, and `limits` with those of `Limits`; a wro
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
-
-from pydantic import BaseModel, ValidationError
+from typing import Any
 
 from lis_kernel import registry
-from lis_kernel.config import Limits, SandboxConfig
+from lis_kernel.config import Limits, SandboxConfig, checked
 from lis_kernel.errors import ConfigError
 from lis_kernel.protocols import Sandbox
 
 __all__ = ["MAX_MESSAGE", "make_sandbox", "parse"]
-
-T = TypeVar("T", bound=BaseModel)
 
 OUTPUT_BYTES = 10_000_000
 """Of one cell's outputs, unless `limits` says otherwise: people's plots are larger than models'."""
@@ -41,21 +37,13 @@ def parse(words: Mapping[str, Any], field: str) -> tuple[SandboxConfig, Limits]:
     if not isinstance(limits, Mapping):
         raise ConfigError(f"{field}.limits", f"{limits!r} is not an object.")
     return (
-        _checked(SandboxConfig, rest, field),
-        _checked(Limits, {"output_bytes": OUTPUT_BYTES, **limits}, f"{field}.limits"),
+        checked(SandboxConfig, rest, lambda name: f"{field}.{name}"),
+        checked(
+            Limits,
+            {"output_bytes": OUTPUT_BYTES, **limits},
+            lambda name: f"{field}.limits.{name}",
+        ),
     )
-
-
-def _checked(model: type[T], words: Mapping[str, Any], field: str) -> T:
-    try:
-        return model.model_validate(words)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join((field, *map(str, first["loc"])))
-        known = f"Known: {', '.join(model.model_fields)}."
-        unknown = first["type"] == "extra_forbidden"
-        problem = "unknown setting." if unknown else f"{first['input']!r}: {first['msg']}."
-        raise ConfigError(name, problem, known if unknown else "") from error
 
 
 def make_sandbox(

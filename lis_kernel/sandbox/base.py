@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lis_kernel.config import Limits, SandboxConfig
-from lis_kernel.errors import ConfigError, SandboxLost
-from lis_kernel.protocols import KernelProcess
+from lis_kernel.errors import SandboxLost
+from lis_kernel.protocols import KernelProcess, Progress
+from lis_kernel.sandbox import fitting
 from lis_kernel.sandbox.launch import Boot
 from lis_kernel.sandbox.network import Network
 from lis_kernel.sandbox.state import StateDir
@@ -40,11 +41,13 @@ class ProcessSandbox:
             None makes one.
         setup: whether kernels begin with `%%bash` and `str_replace_editor` in place.
         say: told, in one line, about anything slow or noteworthy at start.
+        progress: told how far something slow is: parts done, parts in all, what they are.
+
+    Raises:
+        ConfigError: a setting is wrong, or is not one of this backend.
     """
 
     backend: ClassVar[str]
-    rooted: ClassVar[bool] = False
-    """Whether the backend can take a `rootfs`."""
 
     def __init__(
         self,
@@ -55,7 +58,9 @@ class ProcessSandbox:
         key: str | None = None,
         setup: bool = False,
         say: Callable[[str], None] = lambda _: None,
+        progress: Progress = lambda *_: None,
     ) -> None:
+        fitting.check(config, self.backend)
         self.config = config
         self.limits = limits
         self.caps = {
@@ -66,6 +71,7 @@ class ProcessSandbox:
         self.key = key or secrets.token_hex(16)
         self.setup = setup
         self.say = say
+        self.progress = progress
         self.network = Network(config.network, say)
         self._created = time.time()
         self._state: StateDir | None = None
@@ -78,15 +84,7 @@ class ProcessSandbox:
         return self._state
 
     async def start(self) -> None:
-        """Make the sandbox's places, start the network. Backends check their needs first.
-
-        Raises:
-            ConfigError: a setting that this backend has no use for.
-        """
-        if self.config.rootfs is not None and not self.rooted:
-            raise ConfigError(
-                "rootfs", f"backend `{self.backend}` cannot take one.", "Use bubblewrap."
-            )
+        """Make the sandbox's places, start the network. Backends check their needs first."""
         _alive.add(self)
         await self._settle()
         self._record()

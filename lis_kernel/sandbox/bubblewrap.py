@@ -24,7 +24,8 @@ from typing import Any, ClassVar
 
 from lis_kernel.config import Limits, SandboxConfig
 from lis_kernel.errors import ConfigError, SandboxError, SandboxUnavailable
-from lis_kernel.sandbox import image, mounts, rootfs, rootfs_python, seccomp
+from lis_kernel.protocols import Progress
+from lis_kernel.sandbox import image, image_build, mounts, rootfs, rootfs_python, seccomp
 from lis_kernel.sandbox.jail import DISK, FILES, command, find_bwrap
 from lis_kernel.sandbox.keeper import Keeper
 from lis_kernel.sandbox.launch import GUEST, GUEST_INSIDE, START_SECONDS, GuestProcess, launch
@@ -37,7 +38,6 @@ class BubblewrapSandbox(WalledSandbox):
     """A cold start per sandbox; the reference and fallback of the other backends."""
 
     backend: ClassVar[str] = "bubblewrap"
-    rooted: ClassVar[bool] = True
     _image: image.Image | None = None
     _rootfs: rootfs.Rootfs | None = None
     _compile = False
@@ -52,7 +52,7 @@ class BubblewrapSandbox(WalledSandbox):
         self._mounts = mounts.parse(self.config.mounts)
         self._bwrap = find_bwrap()
         if self._image is None:
-            self._rootfs, self._image = await image_for(self.config.rootfs, self.say)
+            self._rootfs, self._image = await image_for(self.config.rootfs, self.say, self.progress)
         await super().start()
 
     def _sources(self) -> dict[str, Path]:
@@ -168,7 +168,11 @@ COMPILE_SECONDS = 600.0
 
 
 async def image_for(
-    root: Path | None, say: Callable[[str], None] = lambda _: None, *, again: bool = False
+    root: Path | None,
+    say: Callable[[str], None] = lambda _: None,
+    progress: Progress = lambda *_: None,
+    *,
+    again: bool = False,
 ) -> tuple[rootfs.Rootfs | None, image.Image]:
     """What a sandbox is made of; built first where it must be.
 
@@ -179,8 +183,7 @@ async def image_for(
         SandboxUnavailable: the image cannot be built.
     """
     if root is None:
-        built = image.find()
-        return None, built if built is not None else await asyncio.to_thread(image.build, say)
+        return None, image.find() or await image_build.prepare(say, progress)
     tree = await asyncio.to_thread(rootfs.prepare, root, say, again=again)
 
     async def trial(tried: image.Image, target: Path | None) -> None:
@@ -195,7 +198,7 @@ async def image_for(
         finally:
             await sandbox.stop()
 
-    return tree, await rootfs_python.choose(tree, trial, say)
+    return tree, await rootfs_python.choose(tree, trial, say, progress)
 
 
 def _closed(path: Path, writable: bool = False) -> bool:

@@ -2,7 +2,8 @@
 
 An image is a virtual environment with pinned packages and compiled `.pyc` files under
 `<data dir>/images/`, mounted at /opt/lis in every sandbox, with the base interpreter beside it. The
-paths inside are the same on every machine, so tracebacks and trajectories are too.
+paths inside are the same on every machine, so tracebacks and trajectories are too. How it is built
+stands in `image_build.py`.
 """
 
 from __future__ import annotations
@@ -11,28 +12,35 @@ import hashlib
 import json
 import os
 import platform
-import shutil
-import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from filelock import FileLock
-
 from lis_kernel.config import data_dir
-from lis_kernel.errors import SandboxUnavailable
 
-__all__ = ["PREFIX", "PYTHON_HOME", "Image", "build", "find", "load"]
+__all__ = [
+    "PREFIX",
+    "PYTHON_HOME",
+    "Image",
+    "digest",
+    "find",
+    "inside",
+    "key",
+    "load",
+    "open_to_all",
+    "pins",
+    "place",
+    "requirements",
+]
 
 PREFIX = "/opt/lis"
 """Where the image is mounted."""
 PYTHON_HOME = "/opt/python"
 """Where the base interpreter is mounted, unless it belongs to /usr."""
 LAYOUT = 3
-"""Raised when what `build` makes changes, so that older images are not used."""
+"""Raised when what is built changes, so that older images are not used."""
 
 
 @dataclass(frozen=True)
@@ -77,14 +85,15 @@ def _sha256(*parts: str) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _root() -> Path:
+def place() -> Path:
+    """Where the image is, or will be."""
     version = f"py{sys.version_info[0]}.{sys.version_info[1]}"
     return data_dir() / "images" / f"{version}-{key(sys.version, sys.base_prefix)}"
 
 
 def find() -> Image | None:
     """The image that fits this interpreter and release, if it has been built."""
-    return load(_root(), Path(sys.base_prefix))
+    return load(place(), Path(sys.base_prefix))
 
 
 def load(root: Path, base: Path | None) -> Image | None:
@@ -94,45 +103,6 @@ def load(root: Path, base: Path | None) -> Image | None:
         return Image(root, facts["digest"], facts["python"], tuple(facts["packages"]), base)
     except (OSError, ValueError, KeyError):
         return None
-
-
-def build(say: Callable[[str], None] = lambda _: None) -> Image:
-    """Build the image unless it is there; about 40 seconds with pip's downloads.
-
-    Safe to call from several processes at once, and to interrupt: half an image is never found.
-
-    Raises:
-        SandboxUnavailable: pip is missing or could not install the packages.
-    """
-    if (image := find()) is not None:  # perhaps where we may not write
-        return image
-    root = _root()
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(root.with_suffix(".lock")):
-        image = find()
-        if image is not None:
-            return image
-        shutil.rmtree(root, ignore_errors=True)
-        say("building the sandbox's Python environment (once, about a minute) …")
-        _install(root)
-        python = ["--python", str(root / "bin" / "python")]
-        listing = pip(*python, "list", "--format=freeze", "--disable-pip-version-check")
-        packages = tuple(listing.split())
-        _relocate(root)
-        open_to_all(root)
-        manifest = {
-            "digest": digest(*packages, sys.version),
-            "python": platform.python_version(),
-            "packages": packages,
-        }
-        partial = root / "manifest.json.partial"
-        partial.write_text(json.dumps(manifest, indent=1), "utf-8")
-        partial.replace(root / "manifest.json")
-        say(f"sandbox environment ready: {len(packages)} packages")
-    image = find()
-    if image is None:
-        raise SandboxUnavailable(f"the sandbox image in {root} vanished while it was built")
-    return image
 
 
 def digest(*parts: str) -> str:
@@ -149,71 +119,6 @@ def open_to_all(root: Path) -> None:
                 mode = path.stat().st_mode & 0o777
                 path.chmod(mode | (0o055 if mode & 0o100 else 0o044))
     root.chmod(0o755)
-
-
-def pip(*arguments: str) -> str:
-    """Run this interpreter's pip; what it said.
-
-    Raises:
-        SandboxUnavailable: there is none, or it failed.
-    """
-    command = [sys.executable, "-m", "pip", *arguments]
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    if done.returncode:
-        tail = "\n".join((done.stderr or done.stdout).strip().splitlines()[-5:])
-        hint = (
-            "this Python has no pip: run `python -m ensurepip`"
-            if "No module named pip" in tail
-            else "pip could not install the sandbox's packages"
-        )
-        raise SandboxUnavailable(f"{hint}:\n{tail}")
-    return done.stdout
-
-
-def _install(root: Path) -> None:
-    import venv
-
-    venv.EnvBuilder(symlinks=True, with_pip=False).create(root)
-    wanted = root / "requirements.txt"
-    wanted.write_text(requirements(), "utf-8")
-    python = ["--python", str(root / "bin" / "python")]
-    pip(*python, "install", "--quiet", "--no-input", "--compile", "--requirement", str(wanted))
-    # what pip leaves uncompiled costs every cold start: 3.5 times slower without .pyc
-    subprocess.run(
-        [sys.executable, "-m", "compileall", "-q", "-j", "0", str(root / "lib")],
-        capture_output=True,
-        check=False,
-    )
-    # matplotlib scans every font at its first import, 1-2 s, unless it finds this cache
-    subprocess.run(
-        [str(root / "bin" / "python"), "-c", "import matplotlib.font_manager"],
-        env={**os.environ, "MPLCONFIGDIR": str(root / "share" / "matplotlib")},
-        capture_output=True,
-        check=False,
-    )
-
-
-def _relocate(root: Path) -> None:
-    """Let the environment name the paths that it has inside the sandbox."""
-    home = inside(Path(sys.base_prefix)) + "/bin"
-    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    (root / "pyvenv.cfg").write_text(
-        f"home = {home}\ninclude-system-site-packages = false\n"
-        f"version = {platform.python_version()}\n",
-        "utf-8",
-    )
-    scripts = root / "bin"
-    for link in ("python", "python3", f"python{version}"):
-        (scripts / link).unlink(missing_ok=True)
-        (scripts / link).symlink_to(f"{home}/python{version}" if link == "python" else "python")
-    for script in scripts.iterdir():
-        if script.is_symlink() or not script.is_file():
-            continue
-        data = script.read_bytes()
-        if data.startswith(b"#!" + os.fsencode(root)):
-            first, _, rest = data.partition(b"\n")
-            script.write_bytes(first.replace(os.fsencode(root), PREFIX.encode()) + b"\n" + rest)
 
 
 def inside(base: Path) -> str:

@@ -14,6 +14,7 @@ import os
 import platform
 import re
 import shutil
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -22,7 +23,8 @@ from filelock import FileLock
 
 from lis_kernel.config import data_dir
 from lis_kernel.errors import ConfigError, SandboxError, SandboxUnavailable, StartTimeout
-from lis_kernel.sandbox import image
+from lis_kernel.protocols import Progress
+from lis_kernel.sandbox import image, image_build
 from lis_kernel.sandbox.rootfs import FIELD, Rootfs, find_inside
 
 __all__ = ["COMPILED", "choose", "find_python"]
@@ -47,16 +49,16 @@ class Python:
     platforms: tuple[str, ...]
 
 
-async def choose(tree: Rootfs, trial: Trial, say: Callable[[str], None]) -> image.Image:
+async def choose(
+    tree: Rootfs, trial: Trial, say: Callable[[str], None], progress: Progress
+) -> image.Image:
     """The image for sandboxes on `tree`; built if there is none, about a minute.
 
     Raises:
         ConfigError: no Python of ours or of its own runs on it.
         SandboxUnavailable: there can be no sandbox here at all, or pip could not fetch.
     """
-    ours = image.find()
-    if ours is None:
-        ours = await asyncio.to_thread(image.build, say)
+    ours = image.find() or await image_build.prepare(say, progress)
     lock = FileLock(tree.store / "image.lock", thread_local=False)
     await asyncio.to_thread(lock.acquire)
     try:
@@ -101,10 +103,10 @@ async def _own(tree: Rootfs, trial: Trial, say: Callable[[str], None], why: str)
             return known
         say(f"building the sandbox's packages for {python.path} of {tree.root} (about a minute) …")
         shutil.rmtree(root, ignore_errors=True)
-        await asyncio.to_thread(_install, root, python)
         made = image.Image(root, "", f"3.{python.minor}", image.pins(), None)
         compiled = root / COMPILED
         try:
+            await image_build.stoppable(lambda stop: _install(root, python, stop))
             if why := await _failure(trial, made, compiled):
                 raise ConfigError(
                     FIELD, f"{python.path} of {tree.root} cannot run the sandbox's kernel: {why}"
@@ -165,7 +167,7 @@ def _platforms(root: Path) -> tuple[str, ...]:
     return tuple(f"musllinux_1_{minor}_{machine}" for minor in (2, 1, 0))
 
 
-def _install(root: Path, python: Python) -> None:
+def _install(root: Path, python: Python, stop: threading.Event) -> None:
     """The pinned packages as `venv` would lay them out, without running that Python."""
     site = root / "lib" / f"python3.{python.minor}" / "site-packages"
     site.mkdir(parents=True)
@@ -175,7 +177,8 @@ def _install(root: Path, python: Python) -> None:
     for name in python.platforms:
         target += ["--platform", name]
     options = ["--quiet", "--no-input", "--no-deps", "--no-compile", "--only-binary=:all:"]
-    image.pip("install", *options, *target, "--target", str(site), "--requirement", str(pins))
+    where = ["--target", str(site), "--requirement", str(pins)]
+    image_build.pip(stop, "install", *options, *target, *where)
     for name in ("bin", "share"):
         if (site / name).is_dir():
             (site / name).rename(root / name)

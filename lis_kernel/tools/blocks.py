@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from lis_kernel.types import RawCall, ToolResult
 
-__all__ = ["Blocks", "block_instructions", "blocks_observation", "parse_blocks", "prose"]
+__all__ = ["Blocks", "blocks_observation", "parse_blocks", "prose"]
 
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 _OPEN = re.compile(r"[ \t]*(?P<fence>`{3,}|~{3,})[ \t]*(?P<info>[^\n]*)")
@@ -68,30 +68,6 @@ def blocks_observation(results: Sequence[ToolResult]) -> str:
         return results[0].text
     return "\n\n".join(
         f"Block {n} of {len(results)}:\n{result.text}" for n, result in enumerate(results, 1)
-    )
-
-
-def block_instructions(tools: Collection[str]) -> str:
-    """The part of a system prompt that explains the protocol."""
-    notebook = "execute_python" in tools
-    python = (
-        "a ```python block runs as a notebook cell whose variables stay"
-        if notebook
-        else "a ```python block runs as a script of its own"
-    )
-    submit = (
-        "with the answer in it, or empty if the answer is in /testbed/output/answer.txt"
-        if notebook
-        else "left empty, once the answer is in /testbed/output/answer.txt"
-    )
-    return (
-        "You act by writing code blocks. A ```bash block runs in one shell that stays open for "
-        f"the whole task; {python}. For example:\n\n"
-        "```bash\nls -la /testbed\n```\n\n"
-        "Write one block, then stop: its real output comes in the next message. Never write "
-        "output yourself. If your code holds ``` itself, fence the block with ````. When the task "
-        f"is done, write a ```submit block, {submit}:\n\n"
-        "```submit\n```"
     )
 
 

@@ -19,12 +19,13 @@ __all__ = [
     "OBSERVATION_VERSION",
     "STREAM_CHARS",
     "TAIL_LINES",
+    "befell",
     "full_output_path",
     "observe",
     "stream_text",
 ]
 
-OBSERVATION_VERSION = 1
+OBSERVATION_VERSION = 2
 """Goes up with every change that gives another text for the same outputs."""
 
 HEAD_LINES = 40
@@ -114,7 +115,8 @@ def _cut(text: str, path: str, by_lines: bool) -> tuple[str, bool]:
 
 def _status(result: CellResult, code: int | None) -> Iterator[str]:
     if result.status == "timeout":
-        yield "[timed out: the cell was stopped; output until then:]"
+        after = f" after {result.limit}" if result.verdict == "timeout" and result.limit else ""
+        yield f"[timed out{after}: the cell was stopped; output until then:]"
     elif result.status == "died":
         yield "[the kernel died while the cell ran; output until then:]"
     elif result.status == "interrupted":
@@ -141,6 +143,28 @@ def _limit(result: CellResult) -> Iterator[str]:
         yield f"The sandbox's limit{limit} was reached: no more could be started."
     elif result.verdict == "killed":
         yield "The kernel was killed by a signal (SIGKILL)."
+
+
+def befell(status: str, verdict: str | None, limit: str, restarted: bool) -> str:
+    """What happened to a cell beside what it printed, for people; empty if nothing did.
+
+    The arguments are those of a `CellResult`, or what a notebook says that they were.
+    """
+    of = f" of {limit}" if limit else ""
+    said = {
+        "oom": f"the memory limit{of} was reached and a process was killed",
+        "disk_full": f"the disk limit{of} is reached",
+        "pids": f"the limit{of} was reached",
+        "timeout": f"the time limit{of} was reached",
+        "killed": "the kernel was killed by a signal",
+    }.get(verdict or "", "")
+    if not said and status in ("died", "interrupted", "timeout"):
+        said = {
+            "died": "the kernel died",
+            "interrupted": "the cell was interrupted",
+            "timeout": "the time limit was reached",
+        }[status]
+    return f"{said}; the kernel was restarted" if said and restarted else said
 
 
 _FAILED = re.compile(r"^exit (?:code|status) (\d{1,9})\b|\bexit status (\d{1,9})\.?$")

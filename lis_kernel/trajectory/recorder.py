@@ -1,18 +1,20 @@
 """Writes the trajectory notebook while the run goes on: append, fill, save after each.
 
-Called by `agent/loop.py` before a cell runs (`begin`) and after (`finish`). A save writes a
+Called by `agent/` before a cell runs (`begin`) and after (`finish`). A save writes a
 temporary file beside the notebook, fsyncs it and renames it, so a kill at any instant leaves the
 old or the new notebook, whole. Finished cells never change, so their text is made only once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lis_kernel.errors import TrajectoryError
 from lis_kernel.trajectory.notebook import (
     KEY,
     Cell,
@@ -93,7 +95,11 @@ class Recorder:
         self._texts.append(_text(cell))
 
     def save(self) -> None:
-        """Write the notebook as nbformat would, atomically."""
+        """Write the notebook as nbformat would, atomically.
+
+        Raises:
+            TrajectoryError: it cannot be written; what was written before stays as it is.
+        """
         cells = list(self._texts)
         if self._open is not None:
             cells.append(_text(self._open))
@@ -102,11 +108,18 @@ class Recorder:
         listed = ",\n".join(cells)
         text = '{\n "cells": [\n' + listed + "\n ],\n" + body.removeprefix("{\n") + "\n"
         partial = self.path.with_name(f".{self.path.name}.partial")
-        with partial.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self.path)
+        try:
+            with partial.open("w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(self.path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+            raise TrajectoryError(
+                f"{self.path} cannot be written: {error.strerror}. It ends with the cell before."
+            ) from error
         self._saved = len(self._texts)
 
 

@@ -7,6 +7,7 @@ and metadata. Made by `agent/loop.py` at the end of a run and by `load` from a f
 from __future__ import annotations
 
 import json
+from collections import Counter
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -30,6 +31,12 @@ class Call(Value):
     status: str
     seconds: float
     exit_code: int | None = None
+    verdict: str | None = None
+    """Which limit it ran into: `oom`, `disk_full`, `pids`, `timeout` or `killed`."""
+    limit: str = ""
+    """How much that is, in words."""
+    restarted: bool = False
+    """The kernel had to be replaced, and its variables are gone."""
 
 
 class Turn(Value):
@@ -83,6 +90,12 @@ class Trajectory:
         return str(self.metadata.get("detail", ""))
 
     @property
+    def verdicts(self) -> dict[str, int]:
+        """How many cells ran into which limit."""
+        named = (call.verdict for turn in self.turns for call in turn.calls)
+        return dict(Counter(verdict for verdict in named if verdict is not None))
+
+    @property
     def seconds(self) -> float:
         return float(self.metadata.get("seconds", 0.0))
 
@@ -114,6 +127,9 @@ class Trajectory:
                     status=ours.get("status", "unfinished"),
                     seconds=ours.get("seconds", 0.0),
                     exit_code=ours.get("exit_code"),
+                    verdict=ours.get("verdict"),
+                    limit=ours.get("limit", ""),
+                    restarted=ours.get("restarted", False),
                 )
                 turns[-1] = turns[-1].model_copy(update={"calls": (*turns[-1].calls, call)})
         return tuple(turns)
@@ -139,6 +155,8 @@ class Trajectory:
             "files": ", ".join(str(path.name) for path in self.files) or "(none)",
             "notebook": str(self.path),
         }
+        if self.verdicts:
+            rows["limits"] = ", ".join(f"{name} {n}×" for name, n in self.verdicts.items())
         cells = "".join(
             f"<tr><th style='text-align:left'>{name}</th><td style='text-align:left;"
             f"white-space:pre-wrap'>{escape(str(value)[:2000])}</td></tr>"
@@ -164,4 +182,10 @@ def load(path: str | Path) -> Trajectory:
         raise SchemaError(f"{path}: a notebook, but not a trajectory: no `{KEY}` metadata")
     if ours.get("schema") != SCHEMA:
         raise SchemaError(f"{path}: schema {ours.get('schema')}; this release reads {SCHEMA}")
-    return Trajectory(path, json.loads(json.dumps(notebook)))
+    read = Trajectory(path, json.loads(json.dumps(notebook)))
+    try:
+        _ = (read.task, read.model, read.stop_reason, read.seconds, read.files, read.turns)
+    except (KeyError, TypeError, ValueError) as error:
+        why = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise SchemaError(f"{path}: its `{KEY}` metadata is damaged ({why})") from error
+    return read

@@ -191,7 +191,7 @@ def _check_order(kinds: list[str]) -> None:
     body = kinds[start + 1 : -1]
     if body:
         assert body[0] == "setup"
-        assert set(body[1:]) <= {"turn", "call", "refused", "nudge"}
+        assert set(body[1:]) <= {"turn", "call", "note", "refused", "nudge"}
         assert len(body) == 1 or body[1] == "turn"
 
 

@@ -67,7 +67,7 @@ def test_json_is_one_object_with_answer_and_files(script, tmp_path) -> None:
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
     assert set(summary) == {
-        "answer", "stop_reason", "detail", "trajectory", "files", "usage", "seconds",
+        "answer", "stop_reason", "detail", "trajectory", "files", "verdicts", "usage", "seconds",
     }  # fmt: skip
     assert summary["answer"] == "42"
     copied = next(path for path in summary["files"] if path.endswith("copy.txt"))
@@ -134,6 +134,19 @@ def test_a_terminal_shows_the_run(script, tmp_path) -> None:
         (["--backend", "moon"], "--backend"),
         (["--price", "cheap"], "--price"),
         (["--out", "/proc/nowhere"], "--out"),
+        (["--memory", "lots"], "--memory: 'lots' is no size: write e.g. 512M or 2G."),
+        (["--memory", "1M"], "--memory: 1 MiB is too little. At least 64 MiB."),
+        (["--disk", "0"], "--disk: 0 bytes is too little. At least 1 MiB."),
+        (["--pids", "1"], "--pids"),
+        (["--cpus", "nan"], "--cpus"),
+        (["--cell-timeout", "0"], "--cell-timeout"),
+        (["--sandbox-timeout", "inf"], "--sandbox-timeout"),
+        (["--network", "some"], "--network"),
+        (["--mount", "/nowhere:/data"], "--mount: /nowhere does not exist on the host."),
+        (["--root"], "--root: the backend bubblewrap does not have it."),
+        (["--runtime", "runsc"], "take backend docker or podman."),
+        (["--image", "x", "--backend", "local"], "--image: the backend local does not have it."),
+        (["--rootfs", "/tmp", "--backend", "podman"], "--rootfs: the backend podman"),
     ],
 )
 def test_bad_usage_names_the_option_and_exits_2(script, tmp_path, arguments, field) -> None:
@@ -144,6 +157,38 @@ def test_bad_usage_names_the_option_and_exits_2(script, tmp_path, arguments, fie
     assert field in done.stderr
     assert "Traceback" not in done.stderr
     assert not list((tmp_path / "runs").glob("*")), "nothing was started"
+
+
+def test_the_options_of_the_sandbox_reach_it(script, tmp_path) -> None:
+    given = tmp_path / "given"
+    given.mkdir()
+    (given / "file").write_text("of the host\n")
+    command = "cat /data/file; touch /data/new; df -B1 --output=size /testbed | tail -1"
+    model = script(
+        call("execute_bash", command=command),
+        call("execute_python", code="bytearray(300_000_000)"),
+        call("submit", answer="1"),
+    )
+    done = lis(
+        *("run", "t", "-m", model, "--out", tmp_path, "--json", "--mount", f"{given}:/data"),
+        *("--memory", "200M", "--disk", "64MiB", "--pids", "40", "--cpus", "0.5"),
+        *("--cell-timeout", "33", "--sandbox-timeout", "66"),
+    )
+    assert done.returncode == 0, done.stderr
+    path = Path(json.loads(done.stdout)["trajectory"])
+    ours = json.loads(path.read_text())["metadata"]["lis_kernel"]
+    limits = {
+        "memory_bytes": 200 << 20, "disk_bytes": 64 << 20, "pids": 40, "cpus": 0.5,
+        "cell_seconds": 33.0, "sandbox_seconds": 66.0,
+    }  # fmt: skip
+    assert limits.items() <= ours["config"]["limits"].items()
+    held = {name: row["limit"] for name, row in ours["sandbox"]["limits"].items()}
+    assert limits.items() <= held.items()
+    shown = lis("show", path).stdout
+    assert "of the host" in shown
+    assert "Read-only file system" in shown
+    assert not (given / "new").exists()
+    assert "oom" in ours["verdicts"] or "MemoryError" in shown
 
 
 def test_an_empty_task_is_refused() -> None:
@@ -196,6 +241,54 @@ def test_show_tells_the_whole_story_and_finds_a_change(script, tmp_path) -> None
     Path(path).write_text(Path(path).read_text().replace("seen", "SEEN"))
     assert "CHANGED" in lis("show", path).stdout
     assert lis("show", tmp_path / "nothing.ipynb").returncode == 2
+
+
+def test_show_names_what_it_cannot_show(script, tmp_path) -> None:
+    ours = {"schema": 1}
+    notebook = {"cells": [], "metadata": {"lis_kernel": ours}, "nbformat": 4, "nbformat_minor": 5}
+    (tmp_path / "damaged.ipynb").write_text(json.dumps(notebook))
+    (tmp_path / "list.ipynb").write_text("[]")
+    (tmp_path / "text.ipynb").write_text("a:x:b")
+    for name in ("damaged", "list", "text"):
+        done = lis("show", tmp_path / f"{name}.ipynb")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert f"{name}.ipynb" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert "❌" not in done.stderr  # rich's emoji for `:x:`
+    assert "metadata is damaged" in lis("show", tmp_path / "damaged.ipynb").stderr
+    lis("run", "t", "-m", script(call("submit", answer="5")), "-o", tmp_path / "runs")
+    (run,) = (tmp_path / "runs").iterdir()
+    assert f"such as {run}." in lis("show", tmp_path / "runs").stderr
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code", "said"),
+    [
+        ("<&-", 2, "TASK: it is empty"),
+        ("<task >&-", 0, ""),
+        ("<task 2>&-", 0, ""),
+        ("<task >/dev/full", 0, ""),
+        ("<task --json >/dev/full", 1, "error: the output cannot be written: No space left"),
+    ],
+)
+def test_streams_that_are_closed_or_full(script, tmp_path, redirection, code, said) -> None:
+    task = tmp_path / "task"
+    task.write_text("t")
+    redirection = redirection.replace("<task", f"<{task}")
+    model = script(call("execute_bash", command="echo hello"), call("submit", answer="5"))
+    out = tmp_path / "runs"
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {redirection}', "sh", *LIS, "run", "-", "-m", model, "-o", out],
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
+    assert said in done.stderr
+    if code != 2:
+        (path,) = out.glob("*/trajectory.ipynb")
+        assert json.loads(path.read_text())["metadata"]["lis_kernel"]["answer"] == "5"
 
 
 def test_doctor_says_what_works() -> None:

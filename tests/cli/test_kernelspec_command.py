@@ -59,20 +59,28 @@ def test_install_list_remove(lis, tmp_path: Path) -> None:
 
 def test_every_setting_reaches_both_doors(lis, tmp_path: Path) -> None:
     done = lis(
-        *("install", "--user", "--name", "mine", "--display-name", "Mine", "--backend", "local"),
+        *("install", "--user", "--name", "mine", "--display-name", "Mine", "--backend", "docker"),
         *("--network", "open", "--mount", f"{tmp_path}:/data", "--config", '{"limits":{"pids":9}}'),
     )
     assert done.returncode == 0, done.stderr
     spec = spec_of(tmp_path / "data" / "kernels" / "mine")
     config = {
-        "backend": "local",
+        "backend": "docker",
         "network": "open",
         "mounts": [f"{tmp_path}:/data"],
         "limits": {"pids": 9},
     }
     assert spec["display_name"] == "Mine"
     assert spec["metadata"]["kernel_provisioner"]["config"] == config
-    assert json.loads(spec["argv"][-1]) | {"backend": "local"} == config
+    assert json.loads(spec["argv"][-1]) | {"backend": "docker"} == config
+
+
+def test_one_that_is_hidden_by_another_is_told(lis, tmp_path: Path) -> None:
+    first, second = tmp_path / "prefix", tmp_path / "other"
+    assert lis("install", "--prefix", str(first), "--name", "mine").stderr == ""
+    done = lis("install", "--prefix", str(second), "--name", "mine")
+    hiding = first / "share" / "jupyter" / "kernels" / "mine"
+    assert f"note: from here Jupyter takes {hiding}; give yours another --name" in done.stderr
 
 
 def test_argv_only_asks_for_no_provisioner(lis, tmp_path: Path) -> None:
@@ -92,6 +100,11 @@ def test_argv_only_asks_for_no_provisioner(lis, tmp_path: Path) -> None:
         (["--config", '{"netwrok": 1}'], "error: --config.netwrok: unknown setting. Known:"),
         (["--mount", "/nowhere:/data"], "error: --mount: /nowhere does not exist"),
         (["--mount", "/tmp:/proc/x"], "error: --mount: /proc/x belongs to the sandbox itself"),
+        (
+            ["--backend", "local", "--mount", "/tmp:/x"],
+            "--mount: the backend local does not",
+        ),
+        (["--config", '{"limits":{"memory_bytes":"1M"}}'], "1 MiB is too little. At least 64 MiB"),
         (["--user", "--sys-prefix"], "exclude each other"),
         (["--user", "--name", "a b"], "error: --name:"),
         (["--prefix", "/proc/none"], "error: --prefix:"),

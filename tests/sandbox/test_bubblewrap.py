@@ -12,7 +12,7 @@ import pytest
 from lis_kernel.config import Limits, SandboxConfig
 from lis_kernel.errors import SandboxUnavailable
 from lis_kernel.kernel.session import KernelSession
-from lis_kernel.sandbox import bubblewrap, image
+from lis_kernel.sandbox import bubblewrap, image_build
 from lis_kernel.sandbox.bubblewrap import BubblewrapSandbox
 from lis_kernel.sandbox.reaper import members
 
@@ -173,7 +173,7 @@ async def test_forbidden_namespaces_end_with_the_setting_and_the_fix(monkeypatch
 
 
 def test_the_image_names_every_package() -> None:
-    built = image.build()
+    built = image_build.build()
     names = {package.split("==")[0].lower() for package in built.packages}
     assert {"numpy", "scipy", "sympy", "pandas", "matplotlib", "ipykernel"} <= names
     assert built.digest.startswith("sha256:")

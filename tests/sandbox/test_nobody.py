@@ -18,7 +18,7 @@ import nbformat
 import pytest
 
 import lis_kernel
-from lis_kernel.sandbox import image
+from lis_kernel.sandbox import image_build
 from lis_kernel.sandbox import limits as walls
 from lis_kernel.sandbox.reaper import members
 
@@ -53,7 +53,7 @@ class Nobody:
             (place / name).mkdir(mode=0o755, parents=True)
             os.chown(place / name, NOBODY, NOBODY)
         os.chown(place / "data", NOBODY, NOBODY)
-        built = image.build()
+        built = image_build.build()
         (place / "data" / "images" / built.root.name).symlink_to(built.root)
         self.environment = {
             "PATH": os.environ["PATH"],

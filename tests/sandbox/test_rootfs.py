@@ -153,7 +153,7 @@ async def test_without_any_python_it_is_refused(
 def data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """Small trees leave nothing in the user's data folder, but see the image there."""
     if "debian" not in request.fixturenames:
-        built = image._root()
+        built = image.place()
         images = tmp_path / "data" / "images"
         images.mkdir(parents=True)
         (images / built.name).symlink_to(built)
@@ -254,10 +254,10 @@ def test_refused(tmp_path: Path, place: str, said: str) -> None:
         rootfs.prepare(tmp_path / place)
 
 
-async def test_a_backend_without_namespaces_refuses_it(tmp_path: Path) -> None:
+def test_a_backend_without_namespaces_refuses_it(tmp_path: Path) -> None:
     config = SandboxConfig(backend="local", rootfs=small(tmp_path))
-    with pytest.raises(ConfigError, match="rootfs: backend `local` cannot take one"):
-        await LocalSandbox(config, Limits()).start()
+    with pytest.raises(ConfigError, match="rootfs: the backend local does not have it"):
+        LocalSandbox(config, Limits())
 
 
 def test_which_wheels_a_tree_takes(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lis_kernel.tools.blocks import block_instructions, blocks_observation, parse_blocks
+from lis_kernel.tools.blocks import blocks_observation, parse_blocks
 from lis_kernel.tools.calls import understand
 from lis_kernel.tools.toolset import toolset
 from lis_kernel.types import ToolResult
@@ -82,12 +82,3 @@ def test_the_answer_to_blocks():
     assert (
         blocks_observation([one, one]) == f"Block 1 of 2:\n{one.text}\n\nBlock 2 of 2:\n{one.text}"
     )
-
-
-def test_instructions_follow_the_tools():
-    assert "variables stay" in block_instructions(TOOLS) and "left empty" in block_instructions(
-        PAPER
-    )
-    for tools in (TOOLS, PAPER):
-        found = parse_blocks(block_instructions(tools), 0, tools, all_blocks=True)
-        assert [call.name for call in found.calls] == ["execute_bash", "submit"]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lis_kernel.tools.observation import STREAM_CHARS, full_output_path, observe
+from lis_kernel.tools.observation import STREAM_CHARS, befell, full_output_path, observe
 from lis_kernel.tools.terminal import plain_text
 from lis_kernel.tools.toolset import toolset
 from lis_kernel.types import CellResult
@@ -209,3 +209,32 @@ def test_forged_outputs_give_some_text(outputs, status, restarted):
         seen = tool.to_observation(cell)
         assert seen.text.startswith("[")
         seen.text.encode()
+
+
+def test_a_time_out_says_after_how_long():
+    seen = observe(CellResult(status="timeout", verdict="timeout", limit="2 s"), "python")
+    assert seen.text.startswith("[timed out after 2 s: the cell was stopped; output until then:]")
+
+
+@pytest.mark.parametrize(
+    ("status", "verdict", "limit", "restarted", "said"),
+    [
+        ("ok", None, "", False, ""),
+        ("error", None, "", False, ""),
+        ("ok", "oom", "1 GiB", False, "the memory limit of 1 GiB was reached and a process was "
+         "killed"),
+        ("died", "oom", "", True, "the memory limit was reached and a process was killed; the "
+         "kernel was restarted"),
+        ("error", "disk_full", "9 MiB", False, "the disk limit of 9 MiB is reached"),
+        ("error", "pids", "8 processes", False, "the limit of 8 processes was reached"),
+        ("timeout", "timeout", "2 s", True, "the time limit of 2 s was reached; the kernel was "
+         "restarted"),
+        ("timeout", None, "", False, "the time limit was reached"),
+        ("died", "killed", "", True, "the kernel was killed by a signal; the kernel was restarted"),
+        ("died", None, "", False, "the kernel died"),
+        ("interrupted", None, "", False, "the cell was interrupted"),
+        ("new", "new", "", True, ""),
+    ],
+)  # fmt: skip
+def test_what_befell_a_cell_in_words(status, verdict, limit, restarted, said):
+    assert befell(status, verdict, limit, restarted) == said

@@ -39,7 +39,11 @@ def record(path: Path, sources: list[str], outputs: list[str]) -> Recorder:
     return recorder
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40,
+    deadline=None,  # it waits for the disk at every save
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(st.lists(st.tuples(TEXT, TEXT), max_size=4))
 def test_what_is_written_is_what_nbformat_would_write(tmp_path: Path, cells) -> None:
     path = tmp_path / "t.ipynb"

@@ -1,6 +1,6 @@
 """Puts off what a package imports in its `__init__` until somebody asks the package for it.
 
-`jupyter_client` imports its clients and managers, which a kernel never uses: 15 ms of a 200 ms
+`jupyter_client` imports its clients and managers, which a kernel never uses: 15 ms of 200 of a
 start. `boot.py` calls this before ipykernel; a program that wants the rest gets it as always.
 """
 

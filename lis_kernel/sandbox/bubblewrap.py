@@ -203,7 +203,10 @@ async def image_for(
 
 def _closed(path: Path, writable: bool = False) -> bool:
     """Whether a uid that owns nothing on this host cannot use it; looks at its top alone."""
-    mode = path.stat().st_mode
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False  # what is missing is told by the start
     wanted = (0o5 if stat.S_ISDIR(mode) else 0o4) | (0o2 if writable else 0)
     return mode & wanted != wanted
 

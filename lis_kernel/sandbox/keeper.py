@@ -232,8 +232,8 @@ class Keeper:
         folders = {
             name: source
             for name, source in self.sources.items()
-            if name not in self._files and name not in later
-        }
+            if name not in self._files and name not in later and source.exists()
+        }  # what is missing is told by the jail, which says for what it is needed
         if self._files:
             folders[FILES] = self.folder / FILES
         for name, source in folders.items():

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lis_kernel.attacks import greed
-from lis_kernel.attacks.ground import INSIDE, TIGHT, Box, Ground, Outcome, Report
+from lis_kernel.attacks.ground import INSIDE, TIGHT, Box, Ground, Outcome, Report, together
 from lis_kernel.sandbox.reaper import remove_tree
 
 __all__ = ["run"]
@@ -58,6 +58,9 @@ GENTLE = (
     "leave_a_core_dump",
 )
 """Their limit has no verdict of its own."""
+PLAINLY = (IN_ITS_OWN, "run_in_real_time")
+"""The canary's control group has its share only, so it shows these outside."""
+SHARED = tuple({*PROCESSES, *MEMORY, *DISK, *GENTLE} - {*PLAINLY, "leave_a_core_dump"})
 VERDICTS = (
     dict.fromkeys(PROCESSES, "pids")
     | dict.fromkeys(MEMORY, "oom")
@@ -73,13 +76,12 @@ print(6 * 7)
 
 
 async def run(ground: Ground) -> Mapping[str, Outcome]:
-    """Every attempt; those of the kernel itself in a sandbox beside the others'."""
-    outcomes: dict[str, Outcome] = {}
-    if ground.canary:
-        outcomes |= await _wide(ground)
-    else:
-        outcomes |= await _tight(ground)
-    return {**outcomes, **await greed.run(ground)}
+    """Every attempt; those of the kernel itself, and those that wait, in sandboxes beside."""
+    outcomes = await _plain(ground) if ground.canary else {}
+    works = (_wide,) if ground.canary else (_tight, _slow)
+    for found in await together(*(work(ground) for work in (*works, greed.run))):
+        outcomes |= found
+    return outcomes
 
 
 async def _places(ground: Ground, box: Box) -> dict[str, str]:
@@ -104,17 +106,17 @@ async def _places(ground: Ground, box: Box) -> dict[str, str]:
 async def _wide(ground: Ground) -> dict[str, Outcome]:
     async with ground.box() as box:
         places = await _places(ground, box)
-        reports = await box.attempts("exhaustion", {"places": places}, 110)
-    outcomes = {name: ground.judge(report) for name, report in reports.items()}
-    outcomes["leave_a_core_dump"] = await asyncio.to_thread(_dump_core, ground)
+        reports = await box.attempts("exhaustion", {"places": places, "only": SHARED}, 110)
+    return {name: ground.judge(report) for name, report in reports.items()}
+
+
+async def _plain(ground: Ground) -> dict[str, Outcome]:
+    """What the canary shows with processes of ours that nothing is around."""
+    outcomes = {"leave_a_core_dump": await asyncio.to_thread(_dump_core, ground)}
     for name, report in (await asyncio.to_thread(_plainly, ground, PLAINLY)).items():
         outcome = ground.judge(report)
         outcomes[name] = outcome._replace(evidence=f"plain process: {outcome.evidence}")
     return outcomes
-
-
-PLAINLY = ("burn_the_processor", "run_in_real_time")
-"""Also the control group of `local` takes a share, so they are shown without one."""
 
 
 def _plainly(ground: Ground, names: tuple[str, ...]) -> dict[str, Report]:
@@ -161,13 +163,16 @@ async def _tight(ground: Ground) -> dict[str, Outcome]:
             elif outcome.result == "blocked":
                 outcome = _named(outcome, verdict, VERDICTS[name], box)
             outcomes[name] = outcome
+    return {**outcomes, **{name: ground.judge(report) for name, report in gentle.items()}}
+
+
+async def _slow(ground: Ground) -> dict[str, Outcome]:
     async with ground.box(LITTLE) as box:
-        gentle |= await box.attempts("exhaustion", {**facts, "only": [IN_ITS_OWN]})
+        reports = await box.attempts("exhaustion", {"only": [IN_ITS_OWN]})
         held = box.facts["limits"].get("cpus")
-    outcomes |= {name: ground.judge(report) for name, report in gentle.items()}
     if isinstance(held, dict) and held["held_by"] is None:
-        outcomes[IN_ITS_OWN] = Outcome("skipped", "nothing holds the processor time here")
-    return outcomes
+        return {IN_ITS_OWN: Outcome("skipped", "nothing holds the processor time here")}
+    return {name: ground.judge(report) for name, report in reports.items()}
 
 
 async def _one(box: Box, name: str, facts: Mapping[str, object]) -> tuple[Report, str | None]:

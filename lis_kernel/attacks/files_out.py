@@ -14,10 +14,11 @@ from lis_kernel.agent.budget import Meter
 from lis_kernel.agent.record import outcome_text
 from lis_kernel.agent.workspace import Taken
 from lis_kernel.attacks import files_in
-from lis_kernel.attacks.ground import TIGHT, Ground, Outcome
+from lis_kernel.attacks.ground import TIGHT, WIDE, Ground, Outcome, together
 from lis_kernel.attacks.hands import (
     ATTEMPTS,
     NO_LINKS,
+    Attempt,
     Hands,
     Plain,
     Waits,
@@ -26,7 +27,7 @@ from lis_kernel.attacks.hands import (
     judged,
     refusal,
 )
-from lis_kernel.config import Budget
+from lis_kernel.config import Budget, Limits
 from lis_kernel.sandbox.state import MAX_FILES
 from lis_kernel.types import StopReason
 
@@ -44,19 +45,19 @@ PLAIN = "only plain files are opened"
 
 async def run(ground: Ground) -> Mapping[str, Outcome]:
     """Every attempt, in one sandbox but for the one that needs room."""
-    outcomes = {}
-    async with ground.box() as box:
-        ours = hands(ground, box)
-        for name, function in ATTEMPTS.items():
-            if name != MANY_FILES or ground.canary:
-                await ours.fresh()
-                outcomes[name] = await function(ours)
-        await ours.fresh()
-    if not ground.canary:
-        async with ground.box(MANY) as box:
-            roomy = hands(ground, box)
-            await roomy.fresh()
-            outcomes[MANY_FILES] = await ATTEMPTS[MANY_FILES](roomy)
+    outcomes: dict[str, Outcome] = {}
+    many = {MANY_FILES: ATTEMPTS[MANY_FILES]}
+    few = {name: function for name, function in ATTEMPTS.items() if name != MANY_FILES}
+
+    async def work(limits: Limits, attempts: Mapping[str, Attempt]) -> None:
+        async with ground.box(limits) as box:
+            at = hands(ground, box)
+            for name, function in attempts.items():
+                await at.fresh()
+                outcomes[name] = await function(at)
+            await at.fresh()
+
+    await together(work(ground.limits, few), work(WIDE if ground.canary else MANY, many))
     who = "stock copy: " if ground.canary else ""
     return {
         name: outcome._replace(evidence=f"{who}{outcome.evidence}")

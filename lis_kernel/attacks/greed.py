@@ -7,7 +7,6 @@ canary is a plain Jupyter kernel with a plain client, which waits and keeps what
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 
 from lis_kernel.attacks.ground import TIGHT, Ground, Outcome
 from lis_kernel.attacks.measure import Peak
@@ -23,13 +22,13 @@ PATIENCE = 8.0
 ROOM = 48 * MB
 
 ENDLESS = {
-    "run_without_end": "while True: pass",
     "ignore_the_interrupt": (
         "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
         "while True:\n    try:\n        while True: pass\n    except BaseException: pass"
     ),
     "block_outside_of_python": "import ctypes; ctypes.PyDLL(None).sleep(100)",
     "stop_itself": "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)",
+    "run_without_end": "while True: pass",
 }
 FLOODS = {
     "print_without_end": "for _ in range({mb}): print('x' * 1_000_000)",
@@ -47,7 +46,7 @@ MEGABYTES = {"print_without_end": 60, "print_from_a_child": 3, "display_without_
 HOG = "hog = b'x' * (700 << 20)"
 
 
-async def run(ground: Ground) -> Mapping[str, Outcome]:
+async def run(ground: Ground) -> dict[str, Outcome]:
     if ground.canary:
         async with stock_kernel(ground.folder, polite=False) as kernel:
             return await _stock(kernel)
@@ -103,5 +102,6 @@ async def _stock(kernel: Stock) -> dict[str, Outcome]:
             outcomes[name] = Outcome("blocked", "the cell ended")
         except TimeoutError:
             outcomes[name] = Outcome("breached", f"stock client: no end after {CELL_SECONDS} s")
-        await kernel.again()
+        if name != list(ENDLESS)[-1]:
+            await kernel.again()
     return outcomes

@@ -16,10 +16,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from lis_kernel import registry
 from lis_kernel.config import Limits, SandboxConfig
@@ -28,8 +28,9 @@ from lis_kernel.kernel.session import KernelSession
 from lis_kernel.protocols import Sandbox
 from lis_kernel.types import CellResult
 
-__all__ = ["TIGHT", "WIDE", "Box", "Ground", "Outcome", "Report"]
+__all__ = ["TIGHT", "WIDE", "Box", "Ground", "Outcome", "Report", "together"]
 
+T = TypeVar("T")
 INSIDE = Path(__file__).with_name("inside")
 TIGHT = Limits(
     cell_seconds=30,
@@ -260,6 +261,17 @@ WALLS = {
     "EMFILE": "limit on open files",
 }
 """What an errno means of a wall, where the attempt does not say it better."""
+
+
+async def together(*works: Coroutine[Any, Any, T]) -> list[T]:
+    """The results of `works`, done at once; the first that fails ends the others and is raised."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _plain_python() -> str:

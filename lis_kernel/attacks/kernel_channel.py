@@ -8,8 +8,7 @@ the model's own. The canary is a plain client that takes what comes; see `reader
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import nbformat
 from nbformat.sign import MemorySignatureStore, NotebookNotary
 
 from lis_kernel.attacks import malformed
-from lis_kernel.attacks.ground import TIGHT, Ground, Outcome
+from lis_kernel.attacks.ground import TIGHT, Box, Ground, Outcome
 from lis_kernel.attacks.readers import ATTEMPTS, Naive, Ours, Reader, attempt, judged, notebook_of
 from lis_kernel.tools.execute_python import ExecutePython
 from lis_kernel.tools.observation import observe
@@ -30,7 +29,7 @@ assert malformed  # its attempts are of this family
 FORGE = Path(__file__).with_name("inside") / "forge.py"
 MB = 1 << 20
 LIMITS = TIGHT.model_copy(update={"grace_seconds": 0.2})
-SILENT_SECONDS = 0.4
+SILENT_SECONDS = 0.3
 """After this a cell that says nothing is over its time."""
 
 
@@ -38,35 +37,39 @@ async def run(ground: Ground) -> Mapping[str, Outcome]:
     """Every attempt, on one kernel; it is made anew where one broke it."""
     outcomes = {}
     async with ground.box(ground.limits if ground.canary else LIMITS) as box:
-        for name, function in ATTEMPTS.items():
-            await box.text(FORGE.read_text("utf-8"))
-            async with _reader(ground, box) as reader:
+        forge = FORGE.read_text("utf-8")
+        await box.text(forge)
+        reader = await _reader(ground, box)
+        try:
+            for name, function in ATTEMPTS.items():
                 outcome = await function(reader)
-            if ground.canary and name in BREAKING:
-                await box.session.start()
-            elif (after := await box.text("print(6 * 7)")).strip() != "42":
-                outcome = Outcome("broken", f"the cell after it said {after!r}")
-            who = "stock client: " if ground.canary else ""
-            outcomes[name] = outcome._replace(evidence=f"{who}{outcome.evidence}")
+                if name in BREAKING:
+                    if ground.canary:
+                        await reader.close()  # or the next kernel would greet it alone
+                        await box.session.start()
+                        reader = await _reader(ground, box)
+                    await box.text(forge)
+                if (after := await box.text("print(6 * 7)")) != "42\n":
+                    outcome = Outcome("broken", f"the cell after it said {after!r}")
+                await reader.settle()
+                who = "stock client: " if ground.canary else ""
+                outcomes[name] = outcome._replace(evidence=f"{who}{outcome.evidence}")
+        finally:
+            await reader.close()
     return outcomes
 
 
-@contextlib.asynccontextmanager
-async def _reader(ground: Ground, box: Any) -> AsyncIterator[Reader]:
+async def _reader(ground: Ground, box: Box) -> Reader:
     if not ground.canary:
-        yield Ours(box)
-        return
+        return Ours(box)
     naive = Naive(box.session.connection)
-    try:
-        await naive.settle()
-        yield naive
-    finally:
-        await naive.close()
+    await naive.settle()
+    return naive
 
 
 # -- when a cell is over ---------------------------------------------------------------------------
 
-REST = "time.sleep(0.25)\nprint('the rest')"
+REST = "time.sleep(0.15)\nprint('the rest')"
 REPLY = "{'status': 'ok', 'execution_count': 1, 'user_expressions': {}, 'payload': []}"
 BOTH = "it takes both, idle and reply, for an end"
 BY_PARENT = "messages are matched to the running cell"
@@ -100,10 +103,11 @@ async def say_something_late(reader: Reader) -> Outcome:
     await reader.cell(
         "parent = asked_by()\n"
         "def go_on():\n"
-        "    for _ in range(6): say('late', parent=parent), time.sleep(0.15)\n"
-        "later(0.15, go_on)"
+        "    for _ in range(4): say('late', parent=parent), time.sleep(0.15)\n"
+        "going = later(0.15, go_on)"
     )
-    cell = await reader.cell("time.sleep(0.5)")
+    cell = await reader.cell("time.sleep(0.4)")
+    await reader.cell("going.join()")
     return judged("late" in cell.text, f"the next cell holds {cell.text!r}", BY_PARENT)
 
 
@@ -114,9 +118,10 @@ async def flood_the_next_cell(reader: Reader) -> Outcome:
         "flood = [[b'', *sealed('stream', content)] for _ in range(300)]\n"
         "def go_on():\n"
         "    for n in range(0, 300, 100): raw(*flood[n : n + 100]), time.sleep(0.2)\n"
-        "later(0.15, go_on)"
+        "going = later(0.15, go_on)"
     )
-    cell = await reader.cell("time.sleep(0.5)\nprint('mine')")
+    cell = await reader.cell("time.sleep(0.4)\nprint('mine')")
+    await reader.cell("going.join()")
     return judged("flood" in cell.text, f"{len(cell.text)} characters in the next", BY_PARENT)
 
 
@@ -140,7 +145,7 @@ async def change_a_finished_cell(reader: Reader) -> Outcome:
     first = await reader.cell(f"publish('display_data', {show.format('before')})")
     await reader.settle()
     await reader.cell(f"publish('update_display_data', {show.format('after')})")
-    seen = str([output["data"] for output in first.outputs])
+    seen = str([output.get("data") for output in first.outputs])
     return judged("after" in seen, seen, "a finished cell's record is closed")
 
 

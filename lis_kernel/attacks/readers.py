@@ -72,7 +72,9 @@ class Reader(Protocol):
     async def cell(self, source: str, timeout: float = 20.0) -> Cell: ...
 
     async def settle(self) -> None:
-        """Leave nothing of the cells before for the next one."""
+        """Leave nothing of the cells before for the next one, also no effects."""
+
+    async def close(self) -> None: ...
 
 
 class Ours:
@@ -89,6 +91,9 @@ class Ours:
 
     async def settle(self) -> None:
         await self.box.cell("pass", 5)
+
+    async def close(self) -> None:
+        """The session is the box's."""
 
 
 class Naive:
@@ -168,14 +173,15 @@ class Naive:
 
     async def settle(self) -> None:
         """Wait until the kernel did all that it was asked, and forget what it said."""
+        self.effects.clear()
         msg_id = self._ask("pass").encode()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SETTLED):
                 frames: list[bytes] = []
                 while not (msg_id in b"".join(frames[-3:-2]) and b'"idle"' in frames[-1]):
                     frames = await self._heard.get()
-                while True:
-                    await asyncio.wait_for(self._heard.get(), QUIET)
+                while True:  # the reply
+                    await asyncio.wait_for(self._heard.get(), QUIET / 4)
 
     async def close(self) -> None:
         for task in self._listening:

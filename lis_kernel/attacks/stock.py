@@ -62,7 +62,9 @@ async def stock_kernel(folder: Path, *, polite: bool = True) -> AsyncIterator[St
     places = {name: folder / name for name in ("home", "tmp", "testbed", "site", "run")}
     for place in places.values():
         place.mkdir(exist_ok=True)
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("JUPYTER_", "IPYTHON"))}
+    # below pytest ipykernel would not hear what a child prints
+    left_out = ("JUPYTER_", "IPYTHON", "PYTEST_")
+    env = {k: v for k, v in os.environ.items() if not k.startswith(left_out)}
     env |= {"HOME": str(places["home"]), "TMPDIR": str(places["tmp"]), "PYTHONNOUSERSITE": "1"}
     manager = AsyncKernelManager(
         kernel_name="python3",

@@ -23,7 +23,7 @@ from lis_kernel.attacks import (
     persistence,
     privilege,
 )
-from lis_kernel.attacks.ground import Ground, Outcome
+from lis_kernel.attacks.ground import Ground, Outcome, together
 from lis_kernel.errors import ConfigError, LisKernelError
 
 __all__ = ["FAMILIES", "Finding", "attack", "merge"]
@@ -44,6 +44,8 @@ FAMILIES: dict[str, Family] = {
     "files out": files_out.run,
     "persistence": persistence.run,
 }
+AT_ONCE = {"files out", "persistence"}
+"""Families whose two grounds do not disturb each other: they measure neither memory nor load."""
 
 
 class Finding(NamedTuple):
@@ -97,25 +99,30 @@ async def attack(
     async with Ground(backend, options=options) as ground:
         await ground.shared()  # a backend that does not start ends here, with its reason
     findings: list[Finding] = []
-    for family in families or FAMILIES:
-        started = time.monotonic()
-        found = await _run(family, Ground(backend, options=options))
-        shown = await _run(family, Ground("local", canary=True))
-        findings += merge(family, backend, found, shown)
-        progress(family, time.monotonic() - started)
+    local = logging.getLogger("lis_kernel.sandbox.local")
+    local.disabled, before = backend != "local", local.disabled  # no walls: the canary means it
+    try:
+        for family in families or FAMILIES:
+            started = time.monotonic()
+            attacked = _run(family, Ground(backend, options=options))
+            canary = _run(family, Ground("local", canary=True))
+            if family in AT_ONCE:
+                found, shown = await together(attacked, canary)
+            else:
+                found, shown = await attacked, await canary
+            findings += merge(family, backend, found, shown)
+            progress(family, time.monotonic() - started)
+    finally:
+        local.disabled = before
     return findings
 
 
 async def _run(family: str, ground: Ground) -> Mapping[str, Outcome]:
-    local = logging.getLogger("lis_kernel.sandbox.local")
-    local.disabled, before = ground.canary, local.disabled  # the canary's lack of walls is meant
     try:
         async with ground, asyncio.timeout(FAMILY_SECONDS):
             return await FAMILIES[family](ground)
     except (LisKernelError, OSError) as error:
         return {"": Outcome("broken", f"{type(error).__name__}: {error}")}
-    finally:
-        local.disabled = before
 
 
 def merge(

@@ -78,7 +78,7 @@ class KernelSession:
         self.limits = limits
         self.setup = setup
         self._channels: dict[str, Channel] = {}
-        self._words = Session(key=b"")
+        self._words = Session()
         self._process: KernelProcess | None = None
         self._readers: list[asyncio.Task[None]] = []
         self._cell: _Cell | None = None

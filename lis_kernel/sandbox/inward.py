@@ -8,7 +8,6 @@ in the place of a file is replaced, not written into.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import shutil
 import stat
@@ -90,12 +89,9 @@ def _folder(parent: int, name: str, uid: int, info: os.stat_result | None) -> It
                 os.mkdir(name, 0o700, dir_fd=parent)
                 made = True
         fd = os.open(name, OPEN_FOLDER, dir_fd=parent) if name else os.dup(parent)
-    except (NotADirectoryError, FileNotFoundError) as error:
-        raise SandboxError(f"{name!r} in the sandbox is no folder, or is removed") from error
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise SandboxError(f"{name!r} in the sandbox is a link") from error
-        raise
+    except (NotADirectoryError, FileNotFoundError) as error:  # also for a link, by O_NOFOLLOW
+        why = f"{name!r} is no folder of the sandbox, which links are not"
+        raise SandboxError(why) from error
     try:
         if made:
             if uid >= 0:

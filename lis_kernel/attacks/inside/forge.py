@@ -72,11 +72,13 @@ def answer(content: Any, channel: str = "shell", kind: str = "execute_reply") ->
     done.wait()
 
 
-def later(seconds: float, function: Any, *arguments: Any, **options: Any) -> None:
+def later(seconds: float, function: Any, *arguments: Any, **options: Any) -> threading.Thread:
     """Call `function` from a thread of its own, after the cell has ended."""
 
     def run() -> None:
         time.sleep(seconds)
         function(*arguments, **options)
 
-    threading.Thread(target=run, daemon=True).start()
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread

@@ -1,0 +1,129 @@
+"""Files put into a folder of hostile code: nothing is written anywhere else, and nothing waits."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from lis_kernel.errors import SandboxError
+from lis_kernel.sandbox.inward import put
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "outside").mkdir()
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> Path:
+    path = tmp_path / "given"
+    path.write_text("given")
+    os.utime(path, ns=(10**18, 10**18))
+    return path
+
+
+def test_a_file_and_the_folders_above_it(root: Path, given: Path) -> None:
+    put(given, root, ["a", "b", "c"], -1)
+    made = root / "a" / "b" / "c"
+    assert made.read_text() == "given"
+    assert made.stat().st_mode & 0o7777 == 0o644
+    assert made.stat().st_mtime_ns == 10**18
+    given.chmod(0o700)
+    put(given, root, ["a", "b", "c"], -1)
+    assert made.stat().st_mode & 0o7777 == 0o755
+
+
+def test_a_folder_keeps_its_modes_but_no_setuid_bit(root: Path, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    (tree / "sub").mkdir(parents=True)
+    (tree / "sub" / "script").write_text("x")
+    (tree / "sub" / "script").chmod(0o6711)
+    (tree / "to").symlink_to("sub/script")
+    (tree / "nowhere").symlink_to("none")
+    (root / "in").mkdir()
+    (root / "in" / "mine").touch()
+    put(tree, root, ["in"], -1)
+    assert (root / "in/sub/script").stat().st_mode & 0o7777 == 0o711
+    assert not (root / "in/to").is_symlink()
+    assert sorted(os.listdir(root / "in")) == ["mine", "sub", "to"]
+    put(tree, root, [], -1)
+    assert (root / "to").read_text() == "x"
+
+
+def test_no_link_is_followed(root: Path, given: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    (root / "link").symlink_to(outside)
+    with pytest.raises(SandboxError, match="links are not"):
+        put(given, root, ["link", "a"], -1)
+    with pytest.raises(SandboxError, match="links are not"):
+        put(given, root, ["link", "deep", "a"], -1)
+    (root / "over").symlink_to(outside / "over")
+    put(given, root, ["over"], -1)
+    assert (root / "over").read_text() == "given"
+    assert not (root / "over").is_symlink()
+    (tmp_path / "tree" / "sub").mkdir(parents=True)
+    (tmp_path / "tree" / "sub" / "a").touch()
+    (root / "tree").mkdir()
+    (root / "tree" / "sub").symlink_to(outside)
+    with pytest.raises(SandboxError, match="links are not"):
+        put(tmp_path / "tree", root, ["tree"], -1)
+    assert os.listdir(outside) == []
+
+
+def test_what_is_in_the_way_is_replaced(root: Path, given: Path, tmp_path: Path) -> None:
+    os.mkfifo(root / "pipe")
+    put(given, root, ["pipe"], -1)
+    assert (root / "pipe").read_text() == "given"
+    (root / "one").write_text("mine")
+    os.link(root / "one", root / "two")
+    put(given, root, ["one"], -1)
+    assert (root / "two").read_text() == "mine"
+    (root / "file").touch()
+    with pytest.raises(SandboxError, match="no folder"):
+        put(given, root, ["file", "a"], -1)
+    os.mkfifo(tmp_path / "source")
+    with pytest.raises(SandboxError, match="neither"):
+        put(tmp_path / "source", root, ["a"], -1)
+
+
+def test_a_link_to_a_folder_above_ends(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "up").symlink_to(".")
+    put(tmp_path / "tree", root, ["in"], -1)
+    depth = sum(1 for _ in os.walk(root / "in"))
+    assert 1 < depth < 60, "as far as the system itself follows such a link"
+
+
+def test_a_race_writes_nothing_outside(root: Path, given: Path, tmp_path: Path) -> None:
+    over = threading.Event()
+    (root / "d").mkdir()
+
+    def swap() -> None:
+        while not over.is_set():
+            try:
+                os.rename(root / "d", root / "e")
+                os.symlink(tmp_path / "outside", root / "d")
+                os.unlink(root / "d")
+                os.rename(root / "e", root / "d")
+            except OSError:
+                os.makedirs(root / "d", exist_ok=True)
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    refused = 0
+    try:
+        for _ in range(2_000):
+            try:
+                put(given, root, ["d", "a"], -1)
+            except (SandboxError, OSError):
+                refused += 1
+    finally:
+        over.set()
+        thread.join()
+    assert os.listdir(tmp_path / "outside") == []
+    assert 0 < refused < 2_000

@@ -28,6 +28,7 @@ from lis_kernel.attacks.hands import (
     refusal,
 )
 from lis_kernel.config import Budget, Limits
+from lis_kernel.errors import SandboxError
 from lis_kernel.sandbox.state import MAX_FILES
 from lis_kernel.types import StopReason
 
@@ -207,9 +208,12 @@ async def grow_while_it_is_taken(at: Hands) -> Outcome:
 @attempt
 async def take_a_hundred_thousand_files(at: Hands) -> Outcome:
     many = 10_200 if isinstance(at, Plain) else 100_000
-    await at.cell(
+    await at.cell(  # as many as the disk has room for, which may be fewer
         "fd = os.open('output', os.O_RDONLY)\n"
-        f"for n in range({many}): os.mknod(str(n), dir_fd=fd)\n"
+        "try:\n"
+        f"    for n in range({many}): os.mknod(str(n), dir_fd=fd)\n"
+        "except OSError:\n"
+        "    if n <= 11_000: raise\n"
         "os.close(fd)",
     )
     taken = await at.collect()
@@ -257,7 +261,12 @@ async def write_with_a_files_name(at: Hands) -> Outcome:
 @attempt
 async def keep_a_setuid_bit(at: Hands) -> Outcome:
     """The host's copy belongs to the host's user: a program of the guest's with her rights."""
-    await at.cell("open('output/a', 'w').close(); os.chmod('output/a', 0o6755)")
+    try:
+        await at.cell("open('output/a', 'w').close(); os.chmod('output/a', 0o6755)")
+    except SandboxError as error:
+        if "Operation not permitted" not in str(error):
+            raise
+        return Outcome("blocked", "chmod refuses the bit", "seccomp filter: no set-id bits (EPERM)")
     taken = await at.collect()
     modes = [mode for mode in taken.modes if mode & 0o6000]
     return judged(

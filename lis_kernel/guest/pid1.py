@@ -15,7 +15,7 @@ import socket
 import sys
 import time
 
-FOLDERS = ("/testbed", "/tmp", "/home/user", "/opt/lis-guest/run")
+FOLDERS = ("/testbed", "/tmp", "/home/user", "/opt/lis-guest/run", "/dev/shm")
 LIBC = ctypes.CDLL(None)
 SET_DUMPABLE = 4
 SKELETON = "/opt/lis/share/home"

@@ -103,9 +103,17 @@ for path in ("/data/f", "/testbed/work/f", "/one"):
     assert (tmp_path / "given" / "f").read_text() == "given"
 
 
-async def test_a_wrong_mount_starts_nothing() -> None:
-    sandbox = BubblewrapSandbox(SandboxConfig(mounts=("/nowhere:/data",)), Limits())
+def test_a_wrong_mount_starts_nothing() -> None:
     with pytest.raises(ConfigError, match="mounts: /nowhere"):
+        BubblewrapSandbox(SandboxConfig(mounts=("/nowhere:/data",)), Limits())
+
+
+async def test_a_mount_that_vanished_starts_nothing(tmp_path: Path) -> None:
+    given = tmp_path / "given"
+    given.mkdir()
+    sandbox = BubblewrapSandbox(SandboxConfig(mounts=(f"{given}:/data",)), Limits())
+    given.rmdir()
+    with pytest.raises(ConfigError, match=f"mounts: {given} does not exist"):
         await sandbox.start()
 
 

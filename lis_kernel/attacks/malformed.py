@@ -36,7 +36,7 @@ async def send_endless_parts(reader: Reader) -> Outcome:
 
 @attempt
 async def send_many_large_messages(reader: Reader) -> Outcome:
-    return await _memory(reader, f"part = b'x' * {4 * MB}\nraw(*[[b'a', part]] * 12)")
+    return await _memory(reader, f"part = b'x' * {4 * MB}\nraw(*[[b'a', part]] * 30)")
 
 
 @attempt

@@ -37,7 +37,7 @@ __all__ = ["run"]
 assert files_in  # its attempts are of this family
 
 MB = 1 << 20
-MANY = TIGHT.model_copy(update={"disk_bytes": 2 << 30, "memory_bytes": 4 << 30})
+MANY = TIGHT.model_copy(update={"disk_bytes": 4 << 30, "memory_bytes": 8 << 30})
 """For an attempt with 100,000 files, each of which takes an inode."""
 PATIENCE = 3.0
 """Seconds after which the host has been held up."""

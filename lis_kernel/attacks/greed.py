@@ -41,8 +41,8 @@ FLOODS = {
         "for _ in range({mb}): display({{'text/plain': 'x' * 1_000_000}}, raw=True)"
     ),
 }
-MEGABYTES = {"print_without_end": 60, "print_from_a_child": 3, "display_without_end": 60}
-"""ipykernel reads what a child prints in small pieces, 2 MB in a second."""
+STOCK = {"print_without_end": 12, "print_from_a_child": 3, "display_without_end": 12}
+"""Megabytes for the canary: ipykernel reads what a child prints 2 MB in a second."""
 HOG = "hog = b'x' * (700 << 20)"
 
 
@@ -58,7 +58,7 @@ async def _ours(ground: Ground) -> dict[str, Outcome]:
     async with ground.box(HURRY) as box:
         for name, source in FLOODS.items():
             with Peak() as peak:
-                result = await box.cell(source.format(mb=MEGABYTES[name]), 25)
+                result = await box.cell(source.format(mb=60), 25)
             size = sum(len(str(output)) for output in result.outputs)
             evidence = f"{size} bytes in the notebook, the host grew by {peak.grown // MB} MB"
             if size > 2 * box.session.limits.output_bytes or peak.grown > ROOM:
@@ -90,7 +90,7 @@ async def _ours(ground: Ground) -> dict[str, Outcome]:
 async def _stock(kernel: Stock) -> dict[str, Outcome]:
     outcomes = {}
     for name, source in FLOODS.items():
-        heard = await kernel.outputs(source.format(mb=min(MEGABYTES[name], 12)))
+        heard = await kernel.outputs(source.format(mb=STOCK[name]))
         size = sum(len(str(content)) for content in heard)
         result = "breached" if size > 2 * TIGHT.output_bytes else "blocked"
         outcomes[name] = Outcome(result, f"stock client: {size} bytes")  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ and the tail go to the notebook and the whole goes to a file, `/tmp/lis/<executi
 cell that prints 100 MB costs the kernel little memory and the host a message of about 1 MB.
 """
 
+import codecs
 import os
 import threading
 from collections import deque
@@ -62,6 +63,25 @@ class CappedStream(OutStream):
             if cell != self._cell:
                 self.end_cell()
                 self._cell = cell
+
+    def _watch_pipe_fd(self):
+        """What children print to the kernel's own descriptor, in a thread of its own.
+
+        ipykernel's copies it to the kernel's log as well; when that has filled the disk it stops
+        reading, and the next child that prints waits for ever.
+        """
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        while self._fid is not None and self._should_watch:
+            try:
+                data = os.read(self._fid, 65_536)
+            except OSError:
+                return
+            if not data:
+                return
+            try:
+                self.write(decoder.decode(data))
+            except Exception:
+                continue  # e.g. a stream that a cell has broken: the child must not wait
 
     def write(self, string):
         if not isinstance(string, str):

@@ -20,6 +20,7 @@ COUNTERS: tuple[tuple[str, tuple[str, ...], str, Verdict], ...] = (
     ("pids", ("pids.events",), "max", "pids"),
 )
 """Controller, file names of version 2 and 1, key in the file, and what its growth means."""
+LITTLE_BYTES = 2 << 20
 
 
 class Breaches:
@@ -63,7 +64,9 @@ def _is_full(folder: int) -> bool:
         space = os.fstatvfs(folder)
     except OSError:
         return False
-    return space.f_bavail == 0 or space.f_favail == 0
+    # a program that asked for more than there was leaves a little
+    little = min(LITTLE_BYTES, space.f_blocks * space.f_frsize // 64)
+    return space.f_bavail * space.f_frsize < little or space.f_favail == 0
 
 
 def _counter_files(pid: int) -> dict[Verdict, tuple[Path, str]]:

@@ -116,6 +116,20 @@ except OSError as error:
 
 
 @pytest.mark.bwrap
+async def test_a_full_disk_leaves_children_heard(box) -> None:
+    """ipykernel copies what they print to the log, and stops reading once that has no room."""
+    command = "head -c {}000000 /dev/zero | tr '\\\\0' x"
+    child = f'import subprocess; subprocess.run("{command}", shell=True)'
+    async with box(disk_bytes=16 * MB, cell_seconds=15) as session:
+        for megabytes in (40, 2):
+            result = await session.execute(child.format(megabytes))
+            assert result.status == "ok"
+            assert len(shown(result)) > 400_000
+        result = await session.execute("import subprocess; subprocess.run(['echo', 'é'])")
+        assert "é" in shown(result)
+
+
+@pytest.mark.bwrap
 async def test_nothing_else_can_be_written(box) -> None:
     """A tmpfs of bwrap's own, as at /dev, would be a disk without a limit."""
     code = """

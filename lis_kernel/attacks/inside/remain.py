@@ -91,9 +91,9 @@ def shared_memory(key: int, flags: int) -> int:
 KEY = int(WORD[:7] or "0", 16)
 HOME = os.path.expanduser("~")
 FILES = {
-    "leave_a_file_in_tmp": f"{tempfile.gettempdir()}/{WORD}",
-    "leave_a_file_in_the_testbed": WORD,
-    "leave_a_file_in_shared_memory": f"/dev/shm/{WORD}",
+    "keep_a_file_in_tmp": f"{tempfile.gettempdir()}/{WORD}",
+    "keep_a_file_in_the_testbed": WORD,
+    "keep_a_file_in_shared_memory": f"/dev/shm/{WORD}",
     "leave_a_startup_file_of_ipython": f"{HOME}/.ipython/profile_default/startup/00-{WORD}.py",
     "leave_a_startup_file_of_bash": f"{HOME}/.bash_profile",
     "leave_a_package_of_the_user": f"{HOME}/.local/lib/python3/site-packages/{WORD}.pth",

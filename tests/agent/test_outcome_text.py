@@ -7,13 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lis_kernel.agent.budget import Meter
-from lis_kernel.agent.record import outcome_text
+from lis_kernel.agent.record import Taken, outcome_text
 from lis_kernel.config import Budget
 from lis_kernel.types import StopReason
 
 
 def text(answer: str | None, files: list[str]) -> str:
-    return outcome_text(StopReason.MAX_TURNS, "", answer, files, [], Meter(Budget()), 1.0)
+    taken = Taken(answer, files, [])
+    return outcome_text(StopReason.MAX_TURNS, "", taken, Meter(Budget()), 1.0, {})
 
 
 @pytest.mark.parametrize(

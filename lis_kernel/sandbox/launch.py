@@ -11,8 +11,10 @@ import asyncio
 import contextlib
 import json
 import os
+import select
 import signal
 import stat
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -39,6 +41,8 @@ GUEST = Path(__file__).parent.parent / "guest"
 GUEST_INSIDE = "/opt/lis-guest/guest"
 """Where sandboxes with a file system of their own see `GUEST`."""
 START_SECONDS = 60.0
+INNER_SECONDS = 5.0
+"""Most that the end of a jail's processes may take after its outermost one's."""
 PASSED_ON = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 """Host variables without which numerical libraries compute wrongly on some machines."""
 
@@ -73,6 +77,13 @@ class GuestProcess:
         self._process = process
         self._owner = owner
         self._log = log
+        self._inner: list[int] = []
+
+    def watch_inner(self) -> None:
+        """Have `wait` wait for the jail's own init as well: it ends last of all inside."""
+        with contextlib.suppress(OSError):  # a kernel that does not tell, or one that has ended
+            children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
+            self._inner += [os.pidfd_open(int(pid)) for pid in children.split()]
 
     @property
     def pid(self) -> int:
@@ -84,7 +95,16 @@ class GuestProcess:
         return self._process.returncode is None
 
     async def wait(self) -> int:
-        return await self._process.wait()
+        status = await self._process.wait()
+        deadline = time.monotonic() + INNER_SECONDS
+        while self._inner and time.monotonic() < deadline:
+            poll = select.poll()
+            poll.register(self._inner[0], select.POLLIN)
+            if poll.poll(0):  # its process has ended
+                os.close(self._inner.pop(0))
+            else:
+                await asyncio.sleep(0.001)
+        return status
 
     def kill(self) -> None:
         """Close the owner pipe, then SIGKILL the whole process group."""
@@ -194,6 +214,7 @@ async def launch(
     facts = {**info, "ip": str(run / "k")}
     guest_process = GuestProcess(process, facts, owner_write, run / "kernel.log")
     await wait_ready(guest_process, ready_read, seconds)
+    guest_process.watch_inner()
     return guest_process
 
 

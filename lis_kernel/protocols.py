@@ -75,7 +75,7 @@ class KernelProcess(Protocol):
     """A kernel running in a sandbox. Held by `kernel.session`."""
 
     connection_info: dict[str, Any]
-    """As in a Jupyter connection file: transport, ip, ports, key."""
+    """As in a Jupyter connection file: transport (`ipc` only), ip, ports, key."""
 
     async def wait(self) -> int:
         """Wait for the process to end; its exit status."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 
-from lis_kernel.attacks.ground import Outcome
-from lis_kernel.attacks.hands import ATTEMPTS, NO_LINKS, Hands, Plain, Waits, attempt, judged
+from lis_kernel.attacks.ground import Outcome, judged
+from lis_kernel.attacks.hands import ATTEMPTS, NO_LINKS, Hands, Plain, Waits, attempt
 
 RACE_SECONDS, RACE_AT_MOST = 0.6, 6.0
 PATIENCE = 3.0

@@ -14,7 +14,7 @@ from lis_kernel.agent.budget import Meter
 from lis_kernel.agent.record import outcome_text
 from lis_kernel.agent.workspace import Taken
 from lis_kernel.attacks import files_in
-from lis_kernel.attacks.ground import TIGHT, WIDE, Ground, Outcome, together
+from lis_kernel.attacks.ground import TIGHT, WIDE, Ground, Outcome, judged, together
 from lis_kernel.attacks.hands import (
     ATTEMPTS,
     NO_LINKS,
@@ -24,7 +24,6 @@ from lis_kernel.attacks.hands import (
     Waits,
     attempt,
     hands,
-    judged,
     refusal,
 )
 from lis_kernel.config import Budget, Limits

@@ -28,7 +28,7 @@ from lis_kernel.kernel.session import KernelSession
 from lis_kernel.protocols import Sandbox
 from lis_kernel.types import CellResult
 
-__all__ = ["TIGHT", "WIDE", "Box", "Ground", "Outcome", "Report", "together"]
+__all__ = ["TIGHT", "WIDE", "Box", "Ground", "Outcome", "Report", "judged", "together"]
 
 T = TypeVar("T")
 INSIDE = Path(__file__).with_name("inside")
@@ -147,17 +147,19 @@ class Ground:
         self.canary = canary
         self.limits = WIDE if canary else TIGHT
         self.options = dict(options or {})
-        self.folder = Path(tempfile.mkdtemp(prefix="lis-attack-"))
-        self.folder.chmod(0o755)
         self.word = secrets.token_hex(16)
         """Lies in `secret`; an attempt that can say it has read the host's file."""
-        self.secret = self.folder / "secret"
-        self.secret.write_text(self.word)
-        self.secret.chmod(0o644)
+        self.folder: Path
+        self.secret: Path
         self._stack = contextlib.AsyncExitStack()
         self._box: Box | None = None
 
     async def __aenter__(self) -> Ground:
+        self.folder = Path(tempfile.mkdtemp(prefix="lis-attack-"))
+        self.folder.chmod(0o755)
+        self.secret = self.folder / "secret"
+        self.secret.write_text(self.word)
+        self.secret.chmod(0o644)
         return self
 
     async def __aexit__(self, *exception: object) -> None:
@@ -166,7 +168,7 @@ class Ground:
 
     async def shared(self) -> Box:
         """The sandbox that gentle attempts share; started at first use, ended with the ground."""
-        if self._box is None or not getattr(self._box.sandbox, "_state", True):
+        if self._box is None:
             self._box = await self._stack.enter_async_context(self.box())
         return self._box
 
@@ -175,13 +177,12 @@ class Ground:
         self,
         limits: Limits | None = None,
         network: str = "none",
-        canary_network: str = "none",
     ) -> AsyncIterator[Box]:
         """A sandbox of its own for attempts that may break it, stopped at the end."""
         limits = limits or self.limits
         config = SandboxConfig(
             backend=self.backend,
-            network=canary_network if self.canary else network,
+            network="none" if self.canary else network,
             **({} if self.canary else self.options),
         )
         kind = registry.load(registry.SANDBOXES, self.backend, "--backend")
@@ -205,15 +206,16 @@ class Ground:
         user: dict[str, Any] = {}
         if uid and os.getuid() == 0:
             user = {"user": uid, "group": uid, "extra_groups": []}
-        process: subprocess.Popen[bytes] = subprocess.Popen(
-            [_plain_python() if user else sys.executable, "-I", "-c", code],
-            env={"LIS_VICTIM": self.word},
-            cwd="/",
-            stdin=self.secret.open("rb"),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            **user,
-        )
+        with self.secret.open("rb") as secret:
+            process: subprocess.Popen[bytes] = subprocess.Popen(
+                [_plain_python() if user else sys.executable, "-I", "-c", code],
+                env={"LIS_VICTIM": self.word},
+                cwd="/",
+                stdin=secret,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                **user,
+            )
         self.on_end(lambda: _end(process))
         return process
 
@@ -261,6 +263,13 @@ WALLS = {
     "EMFILE": "limit on open files",
 }
 """What an errno means of a wall, where the attempt does not say it better."""
+
+
+def judged(breach: object, evidence: str, wall: str) -> Outcome:
+    """`breach` true, or the text of what was seen of one."""
+    if breach:
+        return Outcome("breached", breach if isinstance(breach, str) else evidence)
+    return Outcome("blocked", evidence, wall)
 
 
 async def together(*works: Coroutine[Any, Any, T]) -> list[T]:

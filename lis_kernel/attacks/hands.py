@@ -30,7 +30,6 @@ __all__ = [
     "Waits",
     "attempt",
     "hands",
-    "judged",
     "refusal",
 ]
 
@@ -242,13 +241,6 @@ ATTEMPTS: dict[str, Attempt] = {}
 def attempt(function: Attempt) -> Attempt:
     ATTEMPTS[function.__name__] = function
     return function
-
-
-def judged(breach: object, evidence: str, wall: str) -> Outcome:
-    """`breach` true, or the text of what was seen of one."""
-    if breach:
-        return Outcome("breached", breach if isinstance(breach, str) else evidence)
-    return Outcome("blocked", evidence, wall)
 
 
 def refusal(taken: Taken) -> str:

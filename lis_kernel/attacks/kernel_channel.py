@@ -16,8 +16,8 @@ import nbformat
 from nbformat.sign import MemorySignatureStore, NotebookNotary
 
 from lis_kernel.attacks import malformed
-from lis_kernel.attacks.ground import TIGHT, Box, Ground, Outcome
-from lis_kernel.attacks.readers import ATTEMPTS, Naive, Ours, Reader, attempt, judged, notebook_of
+from lis_kernel.attacks.ground import TIGHT, Box, Ground, Outcome, judged
+from lis_kernel.attacks.readers import ATTEMPTS, Naive, Ours, Reader, attempt, notebook_of
 from lis_kernel.tools.execute_python import ExecutePython
 from lis_kernel.tools.observation import observe
 from lis_kernel.types import CellResult

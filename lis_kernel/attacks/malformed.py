@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from lis_kernel.attacks.ground import Outcome
+from lis_kernel.attacks.ground import Outcome, judged
 from lis_kernel.attacks.measure import Peak
-from lis_kernel.attacks.readers import Reader, attempt, faults, judged
+from lis_kernel.attacks.readers import Reader, attempt, faults
 from lis_kernel.kernel.outputs import MAX_OUTPUTS
 
 MB = 1 << 20

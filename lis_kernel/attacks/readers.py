@@ -32,7 +32,6 @@ __all__ = [
     "Reader",
     "attempt",
     "faults",
-    "judged",
     "notebook_of",
 ]
 
@@ -197,13 +196,6 @@ ATTEMPTS: dict[str, Attempt] = {}
 def attempt(function: Attempt) -> Attempt:
     ATTEMPTS[function.__name__] = function
     return function
-
-
-def judged(breach: object, evidence: str, wall: str) -> Outcome:
-    """`breach` true, or the text of what was seen of one."""
-    if breach:
-        return Outcome("breached", breach if isinstance(breach, str) else evidence)
-    return Outcome("blocked", evidence, wall)
 
 
 def faults(cell: Cell) -> str:

@@ -35,16 +35,22 @@ class Finding(NamedTuple):
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="A list of {name, ok, detail}.")] = False,
     attack: Annotated[
-        bool, typer.Option("--attack", help="Attack a sandbox instead, in every way known here.")
+        bool, typer.Option("--attack", help="Try to break out of a sandbox instead.")
     ] = False,
-    backend: Annotated[str, typer.Option(help="Attacked sandbox.")] = "bubblewrap",
+    backend: Annotated[
+        str, typer.Option(help="Attacked sandbox.", rich_help_panel="With --attack")
+    ] = "bubblewrap",
     family: Annotated[
-        list[str] | None, typer.Option(help="Only this family of attempts; may be repeated.")
+        list[str] | None,
+        typer.Option(help="Only this family; repeatable.", rich_help_panel="With --attack"),
     ] = None,
     runtime: Annotated[
-        str | None, typer.Option(help="docker, podman: the OCI runtime that is attacked.")
+        str | None,
+        typer.Option(help="docker, podman: an OCI runtime.", rich_help_panel="With --attack"),
     ] = None,
-    every: Annotated[bool, typer.Option("--all", help="List every attempt.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="List every attempt.", rich_help_panel="With --attack")
+    ] = False,
 ) -> None:
     """Say what works here and why not. Exit code 1 if no sandbox or no model can be used.
 

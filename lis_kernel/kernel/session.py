@@ -19,7 +19,7 @@ from typing import Any
 from jupyter_client.session import Session
 
 from lis_kernel.config import Limits, amount
-from lis_kernel.errors import KernelDied, SandboxLost, StartTimeout
+from lis_kernel.errors import KernelDied, SandboxError, SandboxLost, StartTimeout
 from lis_kernel.kernel.outputs import OutputCollector
 from lis_kernel.kernel.wire import Channel, WireError
 from lis_kernel.protocols import KernelProcess, Sandbox
@@ -126,6 +126,8 @@ class KernelSession:
 
     async def _connect(self, process: KernelProcess) -> None:
         facts = process.connection_info
+        if facts["transport"] != "ipc":
+            raise SandboxError(f"a kernel is reached by ipc here, not by {facts['transport']!r}")
         limit = MESSAGE_BYTES + 4 * self.limits.output_bytes
         for name, dispatch in (
             ("iopub", self._on_iopub),

@@ -38,9 +38,7 @@ class DockerEngine:
         try:
             client: DockerClient = sdk.from_env(timeout=seconds)
         except sdk.errors.DockerException as error:
-            raise SandboxUnavailable(
-                f"no Docker daemon answers ({error}): start it, be in its group, or set DOCKER_HOST"
-            ) from error
+            raise SandboxUnavailable(f"no Docker daemon answers: {_silence(str(error))}") from error
         if client.api.base_url != "http+docker://localhost":  # how the SDK writes a unix socket
             raise SandboxUnavailable(
                 f"the daemon at {client.api.base_url} is on another machine; the sandbox's unix "
@@ -96,3 +94,12 @@ def load_sdk() -> Any:
             "the Docker SDK is not installed: run `pip install 'lis-kernel[docker]'`"
         ) from error
     return docker
+
+
+def _silence(said: str) -> str:
+    """Why a daemon does not answer, and the fix; the SDK wraps the reason in three others."""
+    if "PermissionError" in said:
+        return "its socket is closed to this user: be in the group `docker`, or be root"
+    if "FileNotFoundError" in said or "ConnectionRefusedError" in said:
+        return "nothing listens on its socket: start it, or set DOCKER_HOST"
+    return f"{said}: start it, be in its group, or set DOCKER_HOST"

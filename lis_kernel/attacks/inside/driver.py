@@ -70,6 +70,17 @@ def syscall(numbers: tuple[int, int], *arguments: Any) -> int:
     return result
 
 
+def allowed_but_wrong(numbers: tuple[int, int], *arguments: object) -> str:
+    """Make a call whose arguments are wrong: any answer but a refusal shows the permission."""
+    try:
+        syscall(numbers, *arguments)
+    except OSError as error:
+        if error.errno in (errno.EPERM, errno.EACCES, errno.ENOSYS):
+            raise
+        return f"permitted; then {error.strerror}"
+    return "permitted"
+
+
 def private_mounts() -> None:
     """Where nothing forbids it (the canary), keep what follows out of the host's mounts."""
     new_mounts, private = 0x20000, 0x40000 | 0x4000
@@ -90,7 +101,9 @@ def mount(source: str, target: str, kind: str, flags: int = 0, data: str = "") -
 
 def main(family: str, facts: Facts) -> None:
     """Run every attempt of `family`, or those that `facts["only"]` names, and print the reports."""
-    import_module(f"{__package__}.{family}")
+    module = import_module(f"{__package__}.{family}")
+    for part in getattr(module, "ALSO", ()):  # where a family has more than one file
+        import_module(f"{__package__}.{part}")
     driver = sys.modules[f"{__package__}.driver"]  # not this one, which is __main__
     for name, function in driver.ATTEMPTS.items():
         if not facts.get("only") or name in facts["only"]:

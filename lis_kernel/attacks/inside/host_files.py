@@ -1,7 +1,7 @@
 """Attempts at the host's files: to read the planted secret, to write beside it, to see the system.
 
 An attempt that reads returns the secret's text, which the host compares; one that writes makes the
-file `facts["mark"]` + its own name, which the host looks for.
+file `facts["mark"]` + its own name, which the host looks for. Mounts are in `mounting.py`.
 """
 
 from __future__ import annotations
@@ -10,43 +10,13 @@ import contextlib
 import ctypes
 import os
 import stat
-from pathlib import Path
 
-from .driver import LIBC, Facts, Refused, Skip, attempt, mount, private_mounts, syscall
+from .driver import Facts, Refused, Skip, attempt, syscall
+from .paths import can_write, create, pids, read, read_bytes, try_each
+
+ALSO = ("mounting",)
 
 AT_FDCWD = -100
-
-
-def read(path: str | Path, at: int | None = None) -> str:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=at)
-    try:
-        return os.read(fd, 1000).decode("utf-8", "replace")
-    finally:
-        os.close(fd)
-
-
-def try_each(places: list[str], secret: str, wall: str) -> str:
-    """The secret, read below the first of `places` that leads to it."""
-    last = "nothing to try"
-    for place in places:
-        try:
-            return read(place + secret)
-        except OSError as error:
-            last = f"{place}: {error.strerror}"
-    raise Refused(f"{len(places)} ways, last {last}", wall)
-
-
-def can_write(path: str) -> str:
-    """Open for writing, and write nothing."""
-    os.close(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
-    return f"{path} opens for writing"
-
-
-def create(path: str) -> str:
-    os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600))
-    with contextlib.suppress(OSError):
-        os.unlink(path)
-    return f"made {path}"
 
 
 # -- reading ---------------------------------------------------------------------------------------
@@ -86,14 +56,14 @@ def read_through_init_root(facts: Facts) -> str:
 @attempt
 def read_through_any_process(facts: Facts) -> str:
     """The root and the folder of every process that can be seen."""
-    places = [f"/proc/{n}/{way}" for n in _pids() for way in ("root", "cwd" + "/.." * 20)]
+    places = [f"/proc/{n}/{way}" for n in pids() for way in ("root", "cwd" + "/.." * 20)]
     return try_each(places, facts["secret"], "mount namespace: every process has the same root")
 
 
 @attempt
 def read_through_thread_roots(facts: Facts) -> str:
     places = []
-    for pid in _pids():
+    for pid in pids():
         with contextlib.suppress(OSError):
             places += [f"/proc/{pid}/task/{t}/root" for t in os.listdir(f"/proc/{pid}/task")]
     return try_each(places, facts["secret"], "mount namespace: every thread has the same root")
@@ -104,7 +74,7 @@ def read_through_open_descriptors(facts: Facts) -> str:
     """Every descriptor of every process: of a folder, go up from there; of a file, compare."""
     folder = os.open(".", os.O_RDONLY | os.O_DIRECTORY)  # at least this one is tried
     tried = 0
-    for pid in _pids():
+    for pid in pids():
         with contextlib.suppress(OSError):
             for name in os.listdir(f"/proc/{pid}/fd"):
                 path = f"/proc/{pid}/fd/{name}"
@@ -125,7 +95,7 @@ def read_inherited_files(facts: Facts) -> str:
             known.add(line.split()[2])
     mine = os.open(__file__, os.O_RDONLY)
     looked = 0
-    for pid in _pids():
+    for pid in pids():
         with contextlib.suppress(OSError):
             for name in os.listdir(f"/proc/{pid}/fd"):
                 with contextlib.suppress(OSError):
@@ -219,11 +189,6 @@ def read_kernel_memory(facts: Facts) -> str:
     raise Refused(last, "masked, absent, or root's alone")
 
 
-def read_bytes(path: str, size: int) -> bytes:
-    with open(path, "rb", buffering=0) as file:
-        return file.read(size)
-
-
 @attempt
 def read_kernel_addresses(facts: Facts) -> str:
     with open("/proc/kallsyms", encoding="ascii") as file:
@@ -242,13 +207,13 @@ def read_the_kernel_log(facts: Facts) -> str:
 @attempt
 def read_the_hosts_processes(facts: Facts) -> str:
     """The victim's command line and environment, which hold the secret."""
-    for pid in _pids():
+    for pid in pids():
         with contextlib.suppress(OSError):
             said = read_bytes(f"/proc/{pid}/environ", 10_000)
             said += read_bytes(f"/proc/{pid}/cmdline", 10_000)
             if facts["victim_mark"].encode() in said:
                 return f"process {pid} of the host shows its environment"
-    raise Refused(f"{len(_pids())} processes are seen, none the host's", "pid namespace")
+    raise Refused(f"{len(pids())} processes are seen, none the host's", "pid namespace")
 
 
 @attempt
@@ -361,148 +326,3 @@ def write_cgroup_limits(facts: Facts) -> str:
             except OSError as error:
                 last = f"{folder}/{name}: {error.strerror}"
     raise Refused(last, "the control groups are not in the sandbox, or read-only")
-
-
-@attempt
-def write_release_agent(facts: Facts) -> str:
-    """Of a cgroup v1 hierarchy: a program that the host's kernel runs as root."""
-    private_mounts()
-    place = f"cg-{os.getpid()}"
-    os.mkdir(place)
-    mount("none", place, "cgroup", 0, facts["cgroup_v1"] or "cpu")
-    try:
-        return can_write(f"{place}/release_agent")
-    finally:
-        LIBC.umount2(place.encode(), 2)
-
-
-# -- mounts ----------------------------------------------------------------------------------------
-
-
-def _folder() -> str:
-    private_mounts()
-    place = f"place-{os.getpid()}"
-    os.mkdir(place)
-    return place
-
-
-@attempt
-def mount_a_tmpfs(facts: Facts) -> str:
-    mount("none", _folder(), "tmpfs")
-    return "mounted a tmpfs"
-
-
-@attempt
-def mount_proc(facts: Facts) -> str:
-    mount("proc", _folder(), "proc")
-    return "mounted another /proc"
-
-
-@attempt
-def mount_sysfs(facts: Facts) -> str:
-    mount("sysfs", _folder(), "sysfs")
-    return "mounted /sys"
-
-
-@attempt
-def mount_an_overlay(facts: Facts) -> str:
-    place = _folder()
-    for name in ("up", "work"):
-        os.mkdir(f"{place}-{name}")
-    here = os.getcwd()
-    data = f"lowerdir=/usr,upperdir={here}/{place}-up,workdir={here}/{place}-work"
-    # upper on a tmpfs, since an overlay on an overlay is refused for other reasons
-    base = f"{here}/{place}-base"
-    os.mkdir(base)
-    mount("none", base, "tmpfs")
-    for name in ("up", "work"):
-        os.mkdir(f"{base}/{name}")
-    data = f"lowerdir=/usr,upperdir={base}/up,workdir={base}/work"
-    mount("overlay", place, "overlay", 0, data)
-    return "mounted an overlay over /usr"
-
-
-@attempt
-def bind_mount_the_root(facts: Facts) -> str:
-    bind_and_below = 0x5000
-    mount("/", _folder(), "none", bind_and_below)
-    return "bound / to another place"
-
-
-@attempt
-def remount_writable(facts: Facts) -> str:
-    private_mounts()
-    remount_bind = 0x1020
-    mount("none", "/usr" if os.path.ismount("/usr") else "/", "none", remount_bind)
-    return "remounted read-write"
-
-
-@attempt
-def mount_by_the_new_calls(facts: Facts) -> str:
-    """open_tree copies a mount without mount(2)."""
-    private_mounts()
-    clone = 1
-    fd = syscall((428, 428), ctypes.c_long(AT_FDCWD), b"/", clone)
-    return f"open_tree gave descriptor {fd}"
-
-
-@attempt
-def open_a_file_system(facts: Facts) -> str:
-    private_mounts()
-    return f"fsopen gave descriptor {syscall((430, 430), b'tmpfs', 0)}"
-
-
-@attempt
-def unmount_what_hides(facts: Facts) -> str:
-    """Take mounts away, to see what lies under them."""
-    private_mounts()
-    detach = 2
-    for place in ("/testbed", "/tmp", "/home/user", "/dev", "/sys", "/proc"):
-        if os.path.ismount(place):
-            syscall((166, 39), place.encode(), detach)
-            return f"unmounted {place}"
-    raise Refused("nothing is mounted", "no mounts to remove")
-
-
-@attempt
-def pivot_the_root(facts: Facts) -> str:
-    place = _folder()
-    mount("none", place, "tmpfs")
-    os.mkdir(f"{place}/old")
-    syscall((155, 41), place.encode(), f"{place}/old".encode())
-    return "pivot_root"
-
-
-@attempt
-def chroot_and_climb(facts: Facts) -> str:
-    """The old way out of a chroot: a second one, with a folder open above it."""
-    place = f"jail-{os.getpid()}"
-    os.mkdir(place)
-    top = os.open(".", os.O_RDONLY)
-    os.chroot(place)
-    os.fchdir(top)
-    for _ in range(40):
-        os.chdir("..")
-    os.chroot(".")
-    return read(facts["secret"])
-
-
-@attempt
-def enter_a_namespace(facts: Facts) -> str:
-    """setns into the mount namespace of every process that can be seen."""
-    mine, last = os.readlink("/proc/self/ns/mnt"), "no other namespace is seen"
-    for pid in _pids():
-        try:
-            path = f"/proc/{pid}/ns/mnt"
-            if os.readlink(path) == mine and pid != "1":
-                continue
-            fd = os.open(path, os.O_RDONLY)
-            syscall((308, 268), fd, 0)
-            return f"entered the namespace of process {pid}"
-        except OSError as error:
-            last = f"process {pid}: {error.strerror}"
-    raise Refused(last, "seccomp filter, no capability")
-
-
-def _pids() -> list[str]:
-    return sorted((name for name in os.listdir("/proc") if name.isdigit()), key=int)

@@ -12,12 +12,14 @@ import contextlib
 import ctypes
 import os
 import socket
-import stat
 import struct
 
 from .driver import LIBC, Facts, Refused, Skip, attempt, syscall
+from .paths import connect_to_any
 from .plant import PAGE, USER_KEYRING, key_of, name_of
 from .words import SECONDS, first, word
+
+ALSO = ("disturbing",)
 
 MOUNTS = "mount namespace: its folders are its own"
 MEMORY = "ipc namespace: its objects are its own"
@@ -105,21 +107,7 @@ def run_code_in_the_neighbours_kernel(facts: Facts) -> str:
 @attempt
 def search_for_the_neighbours_kernel(facts: Facts) -> str:
     """Every socket in the file system that is not our own kernel's."""
-    found = 0
-    for root in facts["socket_search"]:
-        for folder, folders, names in os.walk(root):
-            if folder in ("/proc", "/sys", "/usr") or folder.startswith(tuple(facts["own_run"])):
-                folders.clear()
-                continue
-            for name in names:
-                path = os.path.join(folder, name)
-                with contextlib.suppress(OSError):
-                    if stat.S_ISSOCK(os.lstat(path).st_mode):
-                        found += 1
-                        with socket.socket(socket.AF_UNIX) as sock:
-                            sock.connect(path)
-                            return f"connected to {path}"
-    raise Refused(f"{found} sockets, none answers", MOUNTS)
+    return connect_to_any(facts["socket_search"], facts["own_run"], MOUNTS)
 
 
 # -- the network -----------------------------------------------------------------------------------
@@ -272,6 +260,3 @@ def list_keys(facts: Facts) -> str:
     except OSError as error:
         raise Refused(str(error), "/proc/keys is masked") from error
     raise Refused("not in /proc/keys", "/proc/keys is masked, or shows another uid's keys")
-
-
-from . import disturbing  # noqa: E402, F401  of this family; last, for it fills the disk

@@ -16,6 +16,7 @@ import struct
 from functools import partial
 
 from .driver import Facts, Refused, Skip, attempt, syscall
+from .paths import connect_to_any
 from .words import SECONDS, first, place, tcp, tell, word
 
 NEW_NETWORK = 0x40000000
@@ -268,19 +269,6 @@ def talk_to_known_services(facts: Facts) -> str:
 @attempt
 def search_for_sockets(facts: Facts) -> str:
     """Every unix socket in the file system, but for the kernel's own."""
-    found = 0
-    for root in facts["socket_roots"]:
-        for folder, folders, names in os.walk(root):
-            if folder in ("/proc", "/sys", "/usr") or folder.startswith(tuple(facts["own_run"])):
-                folders.clear()
-                continue
-            for name in names:
-                path = os.path.join(folder, name)
-                with contextlib.suppress(OSError):
-                    if stat.S_ISSOCK(os.lstat(path).st_mode):
-                        found += 1
-                        with socket.socket(socket.AF_UNIX) as sock:
-                            sock.settimeout(SECONDS)
-                            sock.connect(path)
-                            return f"connected to {path}"
-    raise Refused(f"{found} found, none answers", "mount namespace: no socket of the host")
+    return connect_to_any(
+        facts["socket_roots"], facts["own_run"], "mount namespace: no socket of the host"
+    )

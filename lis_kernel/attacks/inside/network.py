@@ -12,9 +12,10 @@ import socket
 import struct
 from pathlib import Path
 
-from . import netlink  # noqa: F401  its attempts belong to this family
 from .driver import Facts, Refused, Skip, attempt
 from .words import SECONDS, answer, place, tcp, udp, word
+
+ALSO = ("netlink",)
 
 # -- TCP and UDP -----------------------------------------------------------------------------------
 

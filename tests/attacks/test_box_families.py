@@ -13,11 +13,11 @@ import nbformat
 import pytest
 
 from lis_kernel.attacks import attack, exhaustion, persistence
-from lis_kernel.attacks.ground import Ground, Outcome, together
+from lis_kernel.attacks.ground import Ground, Outcome, judged, together
 from lis_kernel.attacks.hands import Taken, hands
 from lis_kernel.attacks.inside import driver
 from lis_kernel.attacks.measure import Peak
-from lis_kernel.attacks.readers import Cell, faults, judged
+from lis_kernel.attacks.readers import Cell, faults
 
 NOT_EVERYWHERE = {
     "lock_memory",
@@ -138,8 +138,6 @@ def test_what_lives_under_our_word_is_seen_and_ended() -> None:
     finally:
         process.kill()
         process.wait()
-        ground.folder.joinpath("secret").unlink()
-        ground.folder.rmdir()
 
 
 async def test_works_together_end_with_the_first_that_fails() -> None:
@@ -169,7 +167,7 @@ async def test_works_together_end_with_the_first_that_fails() -> None:
     ("got", "number", "outcome"), [(5, 0, "got"), (3, 11, "refused"), (3, 0, "broken")]
 )
 def test_what_an_attempt_took_is_counted_outside_of_it(got: int, number: int, outcome: str) -> None:
-    from lis_kernel.attacks.inside.exhaustion import take
+    from lis_kernel.attacks.inside.taking import take
 
     def function(one: object) -> None:
         for _ in range(got):

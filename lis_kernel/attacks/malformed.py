@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+
 from lis_kernel.attacks.ground import Outcome, judged
 from lis_kernel.attacks.measure import Peak
 from lis_kernel.attacks.readers import Reader, attempt, faults
@@ -15,9 +18,18 @@ ROOM = 32 * MB
 DROPPED = "what is over the limit of a message is read past"
 
 
-async def _memory(reader: Reader, source: str, size: int = 4 * MB) -> Outcome:
+ASKED, BUSY = 0.05, 0.8
+"""Seconds until a request is on its way, and for which the host then does something else."""
+
+
+async def _memory(reader: Reader, source: str, size: int = 4 * MB, busy: bool = False) -> Outcome:
+    """How much a cell takes of the host's memory; `busy` while the host reads nothing."""
     with Peak() as peak:
-        cell = await reader.cell(source)
+        running = asyncio.create_task(reader.cell(source))
+        await asyncio.sleep(ASKED)
+        if busy:
+            time.sleep(BUSY)  # noqa: ASYNC251  the loop stands still: that is the point
+        cell = await running
         await reader.settle()
     grown = f"the host grew by {peak.grown // MB} MB, the record by {cell.size // MB} MB"
     return judged(peak.grown > ROOM or cell.size > size, grown, DROPPED)
@@ -36,7 +48,9 @@ async def send_endless_parts(reader: Reader) -> Outcome:
 
 @attempt
 async def send_many_large_messages(reader: Reader) -> Outcome:
-    return await _memory(reader, f"part = b'x' * {4 * MB}\nraw(*[[b'a', part]] * 30)")
+    """More than anybody reads at once: whoever takes it off the wire keeps it."""
+    source = f"part = b'x' * {4 * MB}\nraw(*[[b'a', part]] * 30)"
+    return await _memory(reader, source, busy=True)
 
 
 @attempt

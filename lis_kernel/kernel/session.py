@@ -35,6 +35,7 @@ characters grows sixfold in JSON. Larger ones are dropped."""
 MAX_BRACKETS = 400_000
 """In one message: each may be a list, and an empty list takes twenty times its text in memory."""
 WELCOME_SECONDS = 20.0
+AGAIN_SECONDS = 0.5
 SETUP_SECONDS = 60.0
 LAST_WORDS_SECONDS = 3.0
 """How long a cell that was interrupted because the run ends may take to end."""
@@ -107,15 +108,30 @@ class KernelSession:
                 await self._connect(self._process)
         except (WireError, TimeoutError) as error:
             raise StartTimeout(f"the kernel's sockets did not answer: {error}") from None
-        try:
-            # our subscription reached the kernel: no output of the first cell can be missed
-            await asyncio.wait_for(self._welcome.wait(), WELCOME_SECONDS)
-        except TimeoutError:
-            raise StartTimeout("the kernel's output channel did not answer") from None
+        await self._welcomed()
         result = await self._run(self.setup, SETUP_SECONDS, None)
         if result.status != "ok":
             raise KernelDied(f"the setup cell ended with `{result.status}`: {result.outputs}")
         return result
+
+    async def _welcomed(self) -> None:
+        """Wait until our subscription reached the kernel: no output can be missed from now on.
+
+        The kernel's output socket tells of a subscription once, by an edge that a message sent at
+        that moment swallows (ZMQ_FD); so it is asked again.
+
+        Raises:
+            KernelDied, StartTimeout: it does not say so.
+        """
+        deadline = time.monotonic() + WELCOME_SECONDS
+        while time.monotonic() < deadline:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._welcome.wait(), AGAIN_SECONDS)
+                return
+            if self._process is None or not self._process.alive:
+                raise KernelDied("the kernel ended before its output channel answered")
+            self._channels["iopub"].subscribe(again=True)
+        raise StartTimeout("the kernel's output channel did not answer")
 
     @property
     def connection(self) -> Mapping[str, Any]:

@@ -77,8 +77,14 @@ class Channel:
             channel.close()
             raise
         if kind == "SUB":
-            channel.send([b"\x01"])
+            channel.subscribe()
         return channel
+
+    def subscribe(self, again: bool = False) -> None:
+        """Ask for every message; `again` wakes a socket that overheard it."""
+        if again:  # it tells its program of a change only
+            self.send([b"\x00"])
+        self.send([b"\x01"])
 
     async def _greet(self, kind: bytes) -> None:
         name = b"Socket-Type"

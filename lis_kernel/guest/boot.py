@@ -5,8 +5,10 @@ named, with output caps, without history and debugger (40-80 ms and 10 MB), writ
 `ready` descriptor when the sockets answer, and ends when the host's end of the `owner` pipe closes.
 First of all it puts up the walls that a process puts up around itself: rlimits, Landlock, the
 system call filter. Then it tests the network's wall, and ends with a sentence if there is none.
+`zygote.py` calls `preload` once and `run` in each of its forks.
 """
 
+import importlib
 import json
 import logging
 import os
@@ -18,6 +20,8 @@ import types
 
 def _stub_debugger():
     """ipykernel imports debugpy in every kernel; a sandbox has no use for it."""
+    if "ipykernel.debugger" in sys.modules:
+        return
     module = types.ModuleType("ipykernel.debugger")
     module._is_debugpy_available = False
     module.Debugger = type("Debugger", (), {})
@@ -69,21 +73,26 @@ def _set_up_network(walled, proxy, no_proxy, environment):
         network.start_forwarder(proxy, no_proxy)
 
 
-def main(path):
-    with open(path) as file:
-        boot = json.load(file)
-    # `guest` can be imported, but not our modules by their bare names
-    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    _put_up_walls(boot)
-    if boot.get("owner_fd") is not None:
-        threading.Thread(target=_end_with, args=(boot["owner_fd"],), daemon=True).start()
-    if boot.get("network") is not None:
-        _set_up_network(**boot["network"])
+def preload():
+    """Import all that a kernel needs; the same for every sandbox, and no thread is started."""
     _stub_debugger()
 
     from guest import lazy
 
     lazy.package("jupyter_client", "connect")
+    for name in ("zmq", "ipykernel.kernelapp", "guest.output", "guest.packages"):
+        importlib.import_module(name)
+
+
+def run(boot):
+    """Be the kernel that `boot` describes, until its end; see `sandbox/launch.py`."""
+    _put_up_walls(boot)
+    if boot.get("owner_fd") is not None:
+        threading.Thread(target=_end_with, args=(boot["owner_fd"],), daemon=True).start()
+    if boot.get("network") is not None:
+        _set_up_network(**boot["network"])
+    preload()
+
     import zmq
     from guest import output, packages
     from ipykernel.kernelapp import IPKernelApp
@@ -130,6 +139,14 @@ def main(path):
     os.write(ready, b"R")
     os.close(ready)
     app.start()
+
+
+def main(path):
+    with open(path) as file:
+        boot = json.load(file)
+    # `guest` can be imported, but not our modules by their bare names
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    run(boot)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from lis_kernel.kernel.outputs import clean_text
 from lis_kernel.kernel.pool import Pool, Warm
 from lis_kernel.kernel.session import KernelSession
 from lis_kernel.kernel.setup import Kind
-from lis_kernel.models import make_model
+from lis_kernel.models import load_provider
 from lis_kernel.protocols import Model, Progress, Sandbox
 from lis_kernel.tools.toolset import toolset
 from lis_kernel.trajectory import Recorder, Trajectory
@@ -101,7 +101,10 @@ class Agent:
             CancelledError: the caller gave up; the notebook is closed and the sandbox gone.
         """
         check_files(task.files, self.config.limits.disk_bytes)
-        model = self._given or make_model(self.config.model)
+        if (model := self._given) is None:
+            # in a thread: a pool's sandbox starts meanwhile
+            make = await asyncio.to_thread(load_provider, self.config.model)
+            model = make(self.config.model)
         try:
             self._sandbox = self._kind.sandbox(self._say, self._progress)
             return await _Run(self, task, model, self._sandbox).carry_out()

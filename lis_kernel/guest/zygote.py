@@ -9,6 +9,7 @@ no thread, no secret and no socket but the warden's, which no fork keeps.
 
 import atexit
 import gc
+import importlib
 import json
 import os
 import signal
@@ -21,9 +22,11 @@ REQUEST_BYTES = 1 << 17
 
 def main(warden, packages):
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    from guest import boot  # also for the forks: no import is theirs
+    from guest import boot
 
     boot.preload(packages)
+    for name in ("filter", "landlock", "nest", "network", "pid1"):
+        importlib.import_module(f"guest.{name}")  # the forks shall find it there
     gc.collect()
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them

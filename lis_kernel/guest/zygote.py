@@ -8,7 +8,6 @@ no thread, no secret and no socket but the warden's, which no fork keeps.
 """
 
 import atexit
-import gc
 import importlib
 import json
 import os
@@ -28,8 +27,6 @@ def main(warden, packages):
     boot.preload(packages)
     for name in ("filter", "landlock", "nest", "network", "pid1"):
         importlib.import_module(f"guest.{name}")  # the forks shall find it there
-    gc.collect()
-    gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

@@ -17,6 +17,7 @@ import uuid
 from pathlib import Path
 
 import zmq
+from guest import output
 from ipykernel.control import ControlThread
 from ipykernel.heartbeat import Heartbeat
 from ipykernel.iostream import IOPubThread
@@ -27,8 +28,6 @@ from IPython.core.profiledir import ProfileDir
 from IPython.paths import get_ipython_dir
 from traitlets import Any, Type, default
 from zmq.eventloop.zmqstream import ZMQStream
-
-from guest import output
 
 LINGER = 1000  # milliseconds, as ipykernel's
 

@@ -104,7 +104,8 @@ class ZygoteSandbox(BubblewrapSandbox):
             self._begun = time.monotonic()
             ca = self.network.ca
             files = {CA_INSIDE: ca} if ca is not None else {}
-            await berth.make(self.folder.name, self._wanted(), files, self._enter_group)
+            doors = self._cgroup.doors if self._cgroup is not None else []
+            await berth.make(self.folder.name, self._wanted(), files, doors)
         except BaseException:
             berth.close()
             self._forget_settled()
@@ -136,17 +137,6 @@ class ZygoteSandbox(BubblewrapSandbox):
             "seccomp": seccomp.programs(),
             "seconds": self.limits.sandbox_seconds,
         }
-
-    def _enter_group(self, pid: int) -> None:
-        """Raises: SandboxError: the fork cannot be moved into its control group."""
-        if self._cgroup is None:
-            return
-        try:
-            for entry in self._cgroup.entries:
-                entry.write_text(str(pid))
-        except OSError as error:
-            # the zygote was started from a session that ours may not touch
-            raise SandboxUnavailable(f"its control group cannot be entered: {error}") from error
 
     async def launch_kernel(self) -> KernelProcess:
         """Start a kernel; the one before it, if any, is killed first."""

@@ -28,7 +28,7 @@ from lis_kernel.kernel.setup import Kind
 from lis_kernel.kernel.warm import Member, Say, Taker, Warm, to_its_end
 from lis_kernel.protocols import Progress
 
-__all__ = ["Pool", "Warm"]
+__all__ = ["Pool", "Warm", "default_starts"]
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +41,11 @@ MEMORY_SECONDS = 0.2
 BACKOFF_SECONDS = 0.5
 LONGEST_BACKOFF_SECONDS = 30.0
 MOST = 100_000
+
+
+def default_starts() -> int:
+    """How many sandboxes start at once unless told otherwise: more would only share our cpus."""
+    return len(os.sched_getaffinity(0))
 
 
 class Pool:
@@ -88,7 +93,7 @@ class Pool:
         given: dict[str, Any] = {"config": config, "limits": limits, "setup": setup, "caps": caps}
         self.kind = Kind(**{name: v for name, v in given.items() if v is not None})
         self.idle_seconds = idle_seconds
-        self.starts = starts or len(os.sched_getaffinity(0))
+        self.starts = starts or default_starts()
         self.takes = takes
         self.reserve_bytes = reserve_bytes
         self._tell = say

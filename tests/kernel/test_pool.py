@@ -56,6 +56,7 @@ class Watched(BubblewrapSandbox):
 
 
 WATCHED = SandboxConfig(backend="test_pool:Watched")
+COLD = SandboxConfig(backend="bubblewrap")
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +94,7 @@ async def said(warm: Warm, code: str) -> str:
 
 
 async def test_a_spare_is_handed_out_once_and_replaced(runtime: Path) -> None:
-    async with Pool(1, starts=1) as pool:
+    async with Pool(1, config=COLD, starts=1) as pool:
         await until(lambda: pool.ready == 1)
         async with taken(pool) as first:
             assert first.setup_result.status == "ok"
@@ -199,7 +200,7 @@ async def test_a_cancelled_take_keeps_its_sandbox_for_the_next(runtime: Path) ->
 
 @pytest.mark.parametrize("seconds", [0, 0.02, 0.1, 0.2, 0.3])
 async def test_a_close_during_starts_leaves_nothing(runtime: Path, seconds: float) -> None:
-    async with Pool(3, starts=3) as pool:
+    async with Pool(3, config=COLD, starts=3) as pool:
         taking = asyncio.create_task(pool.take())
         await asyncio.sleep(seconds)
     outcome = (await asyncio.gather(taking, return_exceptions=True))[0]
@@ -213,7 +214,7 @@ async def test_a_close_during_starts_leaves_nothing(runtime: Path, seconds: floa
 
 
 async def test_a_cancelled_close_closes_all_the_same(runtime: Path) -> None:
-    pool = await Pool(2, starts=2).__aenter__()
+    pool = await Pool(2, config=COLD, starts=2).__aenter__()
     await asyncio.sleep(0.1)
     closing = asyncio.create_task(pool.aclose())
     for _ in range(3):
@@ -227,10 +228,12 @@ async def test_a_cancelled_close_closes_all_the_same(runtime: Path) -> None:
 
 FORGETFUL = """
 import asyncio, sys
+from lis_kernel.config import SandboxConfig
 from lis_kernel.kernel.pool import Pool
 
 async def main():
-    pool = await Pool(2, starts=1).__aenter__()
+    config = SandboxConfig(backend="bubblewrap")
+    pool = await Pool(2, config=config, starts=1).__aenter__()
     while pool.ready < 1:
         await asyncio.sleep(0.01)
     print("ready", flush=True)

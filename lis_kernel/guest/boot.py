@@ -14,7 +14,6 @@ import json
 import os
 import resource
 import sys
-import threading
 import types
 
 
@@ -27,14 +26,6 @@ def _stub_debugger():
     module.Debugger = type("Debugger", (), {})
     module._DummyPyDB = type("_DummyPyDB", (), {})
     sys.modules["ipykernel.debugger"] = module
-
-
-def _end_with(owner_fd):
-    """Leave when the owner is gone: its end of the pipe closes, whatever killed it."""
-    try:
-        os.read(owner_fd, 1)
-    finally:
-        os._exit(1)
 
 
 def _put_up_walls(boot):
@@ -101,8 +92,6 @@ def preload(packages=(), rehearsed=True):
 def run(boot):
     """Be the kernel that `boot` describes, until its end; see `sandbox/launch.py`."""
     _put_up_walls(boot)
-    if boot.get("owner_fd") is not None:
-        threading.Thread(target=_end_with, args=(boot["owner_fd"],), daemon=True).start()
     if boot.get("network") is not None:
         _set_up_network(**boot["network"])
 
@@ -112,7 +101,7 @@ def run(boot):
         setattr(output.Caps, name, value)
     os.environ.pop("JPY_PARENT_PID", None)
     app = kernel.KernelApp.instance()
-    app.begin(boot["connection_file"])
+    app.begin(boot["connection_file"], boot.get("owner_fd"))
     shell = app.shell
     shell.execution_count = 1 + output.last_count()  # a restart goes on counting
     # exit() and quit() in a cell would end the kernel and with it the run

@@ -18,7 +18,7 @@ import uuid
 from pathlib import Path
 
 import zmq
-from guest import output
+from guest import cells, output
 from ipykernel.control import ControlThread
 from ipykernel.heartbeat import Heartbeat
 from ipykernel.iostream import IOPubThread
@@ -51,6 +51,7 @@ class Kernel(IPythonKernel):
     """An IPythonKernel that can be made before its sockets."""
 
     _supports_kernel_subshells = False
+    _execute_sleep = 0  # of every cell, in case that its outputs were late: a flush waits for them
 
     def connect(self, app):
         """Take over what `app` has made, and an identity of its own."""
@@ -130,6 +131,7 @@ class KernelApp(IPKernelApp):
         self.init_extensions()
         self.shell._sys_modules_keys = set(sys.modules)
         keep_no_outputs(self.shell)
+        cells.quicken(self.shell)
         assert self.session  # made here; `begin` gives it a key and an identity
 
     def begin(self, connection_file, owner_fd=None):

@@ -174,6 +174,8 @@ class SandboxConfig(Config):
     """Read-only mounts `HOST_PATH:SANDBOX_PATH`; `:rw` at the end makes one writable."""
     root: bool = False
     """docker, podman: be root inside, so that `apt-get` works."""
+    preload: tuple[str, ...] = ()
+    """zygote: modules that every sandbox has imported when it starts (`numpy`)."""
 
 
 class RunConfig(Config):

@@ -73,14 +73,14 @@ def _set_up_network(walled, proxy, no_proxy, environment):
         network.start_forwarder(proxy, no_proxy)
 
 
-def preload():
-    """Import all that a kernel needs; the same for every sandbox, and no thread is started."""
+def preload(packages=()):
+    """Import all that a kernel needs, and `packages`; no thread is started."""
     _stub_debugger()
 
     from guest import lazy
 
     lazy.package("jupyter_client", "connect")
-    for name in ("zmq", "ipykernel.kernelapp", "guest.output", "guest.packages"):
+    for name in ("zmq", "ipykernel.kernelapp", "guest.output", "guest.packages", *packages):
         importlib.import_module(name)
 
 

@@ -13,6 +13,7 @@ from lis_kernel.kernel.session import KernelSession
 from lis_kernel.sandbox.bubblewrap import BubblewrapSandbox
 
 BACKENDS = [
+    pytest.param("zygote", marks=pytest.mark.bwrap),
     pytest.param("bubblewrap", marks=pytest.mark.bwrap),
     pytest.param("docker", marks=pytest.mark.docker),
 ]

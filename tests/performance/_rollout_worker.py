@@ -19,7 +19,7 @@ from typing import Any
 
 import workload
 from harness import NotHere
-from ours import SETUP, pool_of, rollout
+from ours import pool_of, rollout
 
 TURNS = 6
 POOL = 4
@@ -39,7 +39,7 @@ class Crew:
         folder = tempfile.TemporaryDirectory(prefix="lis-bench-")
         self.out = Path(self._stack.enter_context(folder))
         with contextlib.suppress(NotHere):
-            pool = pool_of(self.backend, min(POOL, self.together), SETUP)
+            pool = pool_of(self.backend, min(POOL, self.together))
             self._pool = await self._stack.enter_async_context(pool)
         return self
 

@@ -28,6 +28,7 @@ import files
 import goals
 import many
 import output
+import processes
 import rivals
 import rollouts
 import round_trip
@@ -97,7 +98,8 @@ def main() -> int:
     settings = Settings(given.backend, given.n, given.quick, not given.no_docker)
     settings.quiet_seconds = 0.0 if given.quick else given.quiet_seconds
     try:
-        rows, facts = run(given.names or NAMES, settings)
+        with processes.own_runtime():
+            rows, facts = run(given.names or NAMES, settings)
     finally:
         rivals.clean_up()
     print(goals.table(rows, facts))

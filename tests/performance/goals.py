@@ -119,13 +119,13 @@ def table(rows: Sequence[Row], facts: Mapping[str, Any]) -> str:
         if number == 0:
             lines.append("-" * (sum(widths) + 2 * (len(head) - 1)))
     for row in rows:
-        lines += [f"{row.name}: {note}" for note in row.notes]
+        lines += [f"{row.name}: {note}" for note in (row.error, *row.notes) if note]
     return "\n".join(lines)
 
 
 def _lines(row: Row) -> Iterator[tuple[str, ...]]:
     if row.error:
-        yield row.name, row.error, "", "", ""
+        yield row.name, "- (see below)", "", "", ""
         return
     found = stats(row.values)
     ours = " / ".join(short(found[key]) for key in ("median", "p95", "min"))

@@ -6,6 +6,7 @@ What a row needs and this lis_kernel does not have (a backend, the pool, `reset`
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib
 import json
@@ -21,15 +22,20 @@ from harness import NotHere
 
 from lis_kernel import registry
 from lis_kernel.agent import Agent
-from lis_kernel.agent.record import setup_source
 from lis_kernel.config import Limits, ModelConfig, RunConfig, SandboxConfig
 from lis_kernel.kernel.session import KernelSession
 from lis_kernel.models.scripted import ScriptedModel
 from lis_kernel.types import CellResult, Task
 
+try:
+    from lis_kernel.kernel.setup import setup_source
+except ImportError:
+    from lis_kernel.agent.record import setup_source
+
 SETUP = setup_source()
 """The cell that every rollout's kernel begins with; `%%bash` comes with it."""
 ONE = "1+1"
+REFILL_SECONDS = 60.0
 
 
 @dataclass
@@ -137,11 +143,18 @@ def pool_class() -> Any:
         raise NotHere("not here yet: `lis_kernel.kernel.pool.Pool`") from None
 
 
-def pool_of(backend: str, size: int, setup: str) -> Any:
-    """A pool that is not open yet. Raises: NotHere."""
+def pool_of(backend: str, size: int) -> Any:
+    """A pool of an agent's sandboxes that is not open yet. Raises: NotHere."""
     kind = pool_class()
     make(backend)
-    return kind(size, config=SandboxConfig(backend=backend), limits=Limits(), setup=setup)
+    return kind(size, config=SandboxConfig(backend=backend), limits=Limits())
+
+
+async def full(pool: Any, most: int) -> None:
+    """Wait until `most` are ready: what the pool starts shall not be in another's time."""
+    async with asyncio.timeout(REFILL_SECONDS):
+        while pool.ready < most:
+            await asyncio.sleep(0.005)
 
 
 # -- rollouts --------------------------------------------------------------------------------------

@@ -27,6 +27,8 @@ FLOODS = {
         "done = subprocess.run('yes ' + 'x' * 99 + ' | head -c 100000000', shell=True)"
     ),
 }
+ROOM = "import shutil; shutil.rmtree('/tmp/lis', ignore_errors=True)"
+"""Removes the files in which ours keeps all of the output: a sandbox's disk is bounded."""
 OF_EXEC = "python3 -c \"for _ in range(100): print('x' * 999_999)\""
 
 
@@ -40,6 +42,7 @@ def flooded(run: Callable[[str], Awaitable[object]], pid: int, kinds: Collection
             await run(FLOODS[kind])
             found[kind] = perf_counter() - began
             found[f"{kind}_grew_mb"] = processes.status_mb(pid, "VmHWM") - before
+            await run(ROOM)
         return found
 
     return contender

@@ -1,21 +1,27 @@
 """What processes take: memory by PSS, processor time, descriptors, mounts.
 
-Ours are found as descendants of this process, whatever namespaces they are in: each jail, keeper
-and zygote is started by it. PSS (proportional set size) counts a page that k processes share as
-1/k in each, so sums over processes are right.
+Ours are the descendants of this process, whatever namespaces they are in, and of the zygotes'
+wardens, which outlive who started them: `own_runtime` gives them a folder of our own, so that no
+other program's are counted, and ends them. PSS (proportional set size) counts a page that k
+processes share as 1/k in each, so sums over processes are right.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
+import signal
+import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 MB = 1e6
+RUNTIME = "LIS_RUNTIME_DIR"
+WARDEN = "lis_kernel.sandbox.warden"
 TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -29,15 +35,43 @@ class Process:
     words: str
     """Its command line, or its name in brackets."""
 
+    def is_warden_of(self, folder: str) -> bool:
+        return WARDEN in self.words and f"{folder}/" in self.words
+
     @property
     def kind(self) -> str:
-        """`kernel`, `jail`, `keeper`, or `init`: a small Python beside a kernel."""
+        """`kernel`, `jail`, `keeper`, `warden`, or `init`: a small Python beside a kernel."""
         program = os.path.basename(self.words.split(" ", 1)[0])
+        if WARDEN in self.words:
+            return "warden"
         if program == "bwrap":
             return "jail"
         if "python" in program:
             return "kernel" if self.threads > 2 else "init"
         return "keeper"
+
+
+@contextlib.contextmanager
+def own_runtime() -> Iterator[None]:
+    """A runtime folder of our own for the sandboxes; at the end their wardens are ended."""
+    folder = tempfile.mkdtemp(prefix="lb-")  # short: it is a part of sockets' paths
+    os.environ[RUNTIME] = folder
+    try:
+        yield
+    finally:
+        for one in descendants():
+            if one.is_warden_of(folder):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(one.pid, signal.SIGTERM)
+                _wait_for(one.pid)
+        del os.environ[RUNTIME]
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait_for(pid: int, seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and _read(pid) is not None:
+        time.sleep(0.02)
 
 
 def descendants(root: int | None = None) -> list[Process]:
@@ -48,12 +82,17 @@ def descendants(root: int | None = None) -> list[Process]:
         if entry.isdigit() and (one := _read(int(entry))) is not None:
             known[one.pid] = one
             children[one.parent].append(one.pid)
-    found, queue = [], list(children[os.getpid() if root is None else root])
+    queue = list(children[os.getpid() if root is None else root])
+    if root is None:
+        folder = os.environ.get(RUNTIME, "")
+        queue += [pid for pid, one in known.items() if folder and one.is_warden_of(folder)]
+    found: dict[int, Process] = {}
     while queue:
         pid = queue.pop()
-        found.append(known[pid])
-        queue += children[pid]
-    return found
+        if pid not in found:
+            found[pid] = known[pid]
+            queue += children[pid]
+    return list(found.values())
 
 
 def _read(pid: int) -> Process | None:

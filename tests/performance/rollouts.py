@@ -21,14 +21,12 @@ from typing import Any, Self
 import rivals
 import workload
 from harness import Contender, NotHere, Row, interleave, say
-from ours import SETUP, Settings, pool_of, rollout
+from ours import Settings, full, pool_of, rollout
 from reference import Reference
 
 NAMES = ("rollout_scripted", "rollouts_per_s")
 SHORT, LONG = 6, 12
-POOL = 2
-REST_SECONDS = 0.5
-"""After a rollout: the pool refills in no other's time."""
+POOL = 1
 TOGETHER = 64
 WORKERS = (1, 2, 4)
 REFERENCE_WORKERS = 16
@@ -42,9 +40,11 @@ def ours(backend: str, pool: Any = None) -> Contender:
     async def contender() -> dict[str, float]:
         found = []
         for turns in (SHORT, LONG):
-            found.append(await rollout(backend, workload.script(turns), pool=pool))
             if pool is not None:
-                await asyncio.sleep(REST_SECONDS)
+                await full(pool, POOL)
+            found.append(await rollout(backend, workload.script(turns), pool=pool))
+        if pool is not None:
+            await full(pool, POOL)
         short, long = found
         turn = (long["total"] - short["total"]) / (LONG - SHORT)
         return {"total": short["total"], "without stop": short["total"], "turn": turn} | {
@@ -74,7 +74,7 @@ async def one_at_a_time(settings: Settings) -> Row:
     async with contextlib.AsyncExitStack() as stack:
         contenders: dict[str, Contender] = {}
         try:
-            pool = await stack.enter_async_context(pool_of(settings.backend, POOL, SETUP))
+            pool = await stack.enter_async_context(pool_of(settings.backend, POOL))
             contenders["ours"] = ours(settings.backend, pool)
         except NotHere as missing:
             row.error = str(missing)

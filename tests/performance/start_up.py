@@ -7,7 +7,6 @@ the first sandbox of a process (the zygote's own start) is in `first`.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Collection
 from time import perf_counter
@@ -15,12 +14,11 @@ from typing import Any
 
 import rivals
 from harness import Contender, NotHere, Row, interleave
-from ours import ONE, Settings, end, make, ms, ok, pool_of, start
+from ours import ONE, Settings, end, full, make, ms, ok, pool_of, start
 
 NAMES = ("warm_handover", "zygote_start", "bwrap_cold")
 BACKEND = {"zygote_start": "zygote", "bwrap_cold": "bubblewrap"}
-POOL = 2
-REFILL_SECONDS = 30.0
+POOL = 1
 
 
 def cold(backend: str) -> Contender:
@@ -37,24 +35,17 @@ def cold(backend: str) -> Contender:
 
 def warm(pool: Any) -> Contender:
     async def contender() -> dict[str, float]:
-        await refilled(pool)
+        await full(pool, POOL)
         began = perf_counter()
-        session = await pool.take()
+        session = (await pool.take()).session
         try:
             await ok(session, ONE)
             return {"start": ms(began)}
         finally:
             await end(session)
-            await refilled(pool)
+            await full(pool, POOL)
 
     return contender
-
-
-async def refilled(pool: Any) -> None:
-    """Wait until the pool is full again: its refill shall not be in another's time."""
-    async with asyncio.timeout(REFILL_SECONDS):
-        while pool.ready < POOL:
-            await asyncio.sleep(0.005)
 
 
 async def plain() -> dict[str, float]:
@@ -75,7 +66,7 @@ async def measure(names: Collection[str], settings: Settings) -> list[Row]:
         for name, row in rows.items():
             try:
                 if name == "warm_handover":
-                    pool = pool_of(settings.backend, POOL, "pass")
+                    pool = pool_of(settings.backend, POOL)
                     contenders[name] = warm(await stack.enter_async_context(pool))
                 else:
                     make(BACKEND[name])

@@ -8,9 +8,9 @@ system call filter. Then it tests the network's wall, and ends with a sentence i
 `zygote.py` calls `preload` once and `run` in each of its forks.
 """
 
+import gc
 import importlib
 import json
-import logging
 import os
 import resource
 import sys
@@ -74,14 +74,23 @@ def _set_up_network(walled, proxy, no_proxy, environment):
 
 
 def preload(packages=()):
-    """Import all that a kernel needs, and `packages`; no thread is started."""
+    """All that a kernel needs and every sandbox shares; no descriptor, no thread of it is left.
+
+    `packages` are imported too, for cells that use them.
+    """
+    gc.disable()
     _stub_debugger()
 
     from guest import lazy
 
     lazy.package("jupyter_client", "connect")
-    for name in ("zmq", "ipykernel.kernelapp", "guest.output", "guest.packages", *packages):
+
+    from guest import kernel
+
+    kernel.KernelApp.instance().prepare()
+    for name in packages:
         importlib.import_module(name)
+    gc.freeze()
 
 
 def run(boot):
@@ -91,34 +100,14 @@ def run(boot):
         threading.Thread(target=_end_with, args=(boot["owner_fd"],), daemon=True).start()
     if boot.get("network") is not None:
         _set_up_network(**boot["network"])
-    preload()
 
-    import zmq
-    from guest import output, packages
-    from ipykernel.kernelapp import IPKernelApp
-    from traitlets import Any, default
+    from guest import kernel, output, packages
 
     for name, value in boot.get("caps", {}).items():
         setattr(output.Caps, name, value)
-
-    class KernelApp(IPKernelApp):
-        blocking_class = Any()  # by its name, jupyter_client's client would be imported for it
-
-        @default("session")
-        def _session(self):
-            return output.CappedSession(parent=self)
-
-    app = KernelApp.instance(
-        connection_file=boot["connection_file"],
-        outstream_class="guest.output.CappedStream",
-        log_level=logging.CRITICAL,
-    )
-    app.config.HistoryManager.enabled = False
-    app.initialize([])
     os.environ.pop("JPY_PARENT_PID", None)
-    # a dropped message is lost output: wait for the host instead. In the thread of the socket.
-    iopub = app.iopub_thread
-    iopub.schedule(lambda: iopub.socket.setsockopt(zmq.XPUB_NODROP, 1))
+    app = kernel.KernelApp.instance()
+    app.begin(boot["connection_file"])
     shell = app.shell
     shell.execution_count = 1 + output.last_count()  # a restart goes on counting
     # exit() and quit() in a cell would end the kernel and with it the run
@@ -135,6 +124,7 @@ def run(boot):
     os.chdir(boot.get("cwd", "/"))
     if boot.get("setup"):
         _set_up(shell)
+    gc.enable()
     ready = boot["ready_fd"]
     os.write(ready, b"R")
     os.close(ready)
@@ -146,6 +136,7 @@ def main(path):
         boot = json.load(file)
     # `guest` can be imported, but not our modules by their bare names
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    preload()
     run(boot)
 
 

@@ -31,7 +31,6 @@ CAPABILITY_VERSION_3 = 0x20080522
 USER = 1000
 DISK = "/mnt"
 """Where the disk stands while it is made."""
-HOME_SKELETON = "/opt/lis/share/matplotlib"
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -73,21 +72,24 @@ def build(disk_bytes, inodes, places, files):
     """Make the sandbox's disk and mounts; an open descriptor of the disk.
 
     `places` maps a folder of the disk to where it stands; `files` maps the absolute path of an
-    existing file to the bytes that stand there instead. Run as PID 1 of the new namespaces.
+    existing file to a descriptor of what shall stand there instead, which is closed. Run as PID 1
+    of the new namespaces.
 
     Raises OSError: a mount was refused; the caller must not go on.
     """
     mount(None, "/", None, MS_REC | MS_PRIVATE)
     safe = MS_NOSUID | MS_NODEV
+    # the jail's own proc and terminals are covered, and no power is left to uncover them
     mount("proc", "/proc", "proc", safe | MS_NOEXEC)
     if os.path.exists("/proc/keys"):  # the names of its owner's keys, which no namespace hides
         mount("/dev/null", "/proc/keys", None, MS_BIND)
     mount("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666")
     if files:
         mount("lis", DISK, "tmpfs", safe, "size=16m,mode=0755")
-        for number, (path, data) in enumerate(files.items()):
+        for number, (path, given) in enumerate(files.items()):
             copy = f"{DISK}/{number}"
-            write(copy, data)
+            with open(given, "rb") as file:
+                write(copy, file.read())
             mount(copy, path, None, MS_BIND)
             mount(None, path, None, MS_BIND | 32 | MS_RDONLY | safe)
         call("umount", LIBC.umount2(DISK.encode(), MNT_DETACH))

@@ -8,7 +8,6 @@ no thread, no secret and no socket but the warden's, which no fork keeps.
 """
 
 import atexit
-import gc
 import importlib
 import json
 import os
@@ -18,6 +17,7 @@ import sys
 import time
 
 REQUEST_BYTES = 1 << 17
+MAX_FILES = 8
 
 
 def main(warden, packages):
@@ -27,8 +27,6 @@ def main(warden, packages):
     boot.preload(packages)
     for name in ("filter", "landlock", "nest", "network", "pid1"):
         importlib.import_module(f"guest.{name}")  # the forks shall find it there
-    gc.collect()
-    gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -60,7 +58,7 @@ def prove():
         become_sandbox(theirs)
     theirs.close()
     wanted = {"disk_bytes": 1 << 20, "inodes": 64, "places": {"testbed": "/testbed"}}
-    wanted |= {"files": {}, "links": {}, "landlock": None, "seccomp": {}, "seconds": None}
+    wanted |= {"files": [], "links": {}, "landlock": None, "seccomp": {}, "seconds": None}
     with ours:
         ours.recv(REQUEST_BYTES)
         ours.send(json.dumps(wanted).encode())
@@ -75,14 +73,15 @@ def become_sandbox(owner):
 
     try:
         owner.send(b'{"did": "fork"}')
-        message = owner.recv(REQUEST_BYTES)  # by now the owner has put us into the control group
+        # by now the owner has put us into the control group
+        message, given, _, _ = socket.recv_fds(owner, REQUEST_BYTES, MAX_FILES)
         if not message:
             os._exit(0)
         wanted = json.loads(message)
         nest.unshare()
         if os.fork():
             os._exit(0)
-        files = {path: text.encode("latin-1") for path, text in wanted["files"].items()}
+        files = dict(zip(wanted["files"], given, strict=True))
         disk = nest.build(wanted["disk_bytes"], wanted["inodes"], wanted["places"], files)
         nest.lock(wanted["landlock"], wanted["seccomp"])
         for name in ("input", "documents", "output"):

@@ -143,9 +143,15 @@ class Berth(Init):
         self._pidfd = -1
 
     async def make(
-        self, name: str, wanted: Mapping[str, Any], enter: Callable[[int], None]
+        self,
+        name: str,
+        wanted: Mapping[str, Any],
+        files: Mapping[str, Path],
+        enter: Callable[[int], None],
     ) -> None:
         """Have it forked and built. `enter` is called with the fork's pid before it does a thing.
+
+        `files` maps a path inside to the file of the host whose content shall stand there.
 
         Raises:
             SandboxLost: the warden or the zygote has ended.
@@ -163,7 +169,10 @@ class Berth(Init):
             async with asyncio.timeout(START_SECONDS):
                 _, pid, _, _ = await self._hear(ours)
                 enter(pid)
-                ours.send(json.dumps(wanted).encode())
+                data = json.dumps({**wanted, "files": list(files)}).encode()
+                with contextlib.ExitStack() as stack:
+                    opened = [stack.enter_context(path.open("rb")) for path in files.values()]
+                    socket.send_fds(ours, [data], [file.fileno() for file in opened])
                 _, self.pid, uid, descriptors = await self._hear(ours)
         except TimeoutError as error:
             raise SandboxError("the zygote did not answer") from error

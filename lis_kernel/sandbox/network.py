@@ -78,7 +78,7 @@ class Network:
 
     async def certify(self, public: Path) -> None:
         """Put the certificates that programs in there need into the folder `public`, once."""
-        if self.policy.kind != "none" and self.ca is None:
+        if self.policy.kind != "none" and (self.ca is None or not self.ca.exists()):
             await asyncio.to_thread(self._carry_ca, public / CA)
 
     async def start(self, public: Path, run: Path, uid: int | None = None) -> None:

@@ -29,12 +29,13 @@ from lis_kernel.sandbox.jail import DISK
 from lis_kernel.sandbox.keeper import Place
 from lis_kernel.sandbox.launch import connection, forget, wait_ready, write_anew
 from lis_kernel.sandbox.network import CA_INSIDE
+from lis_kernel.sandbox.reaper import remove_tree
 from lis_kernel.sandbox.state import StateDir, new_folder
 from lis_kernel.types import Verdict
 
 __all__ = ["ZygoteSandbox"]
 
-RUN = "/run/lis"
+RUN, LOG = "/run/lis", "kernel.log"
 FONTS, FONTS_OF_IMAGE = "/home/user/.cache/matplotlib", f"{PREFIX}/share/matplotlib"
 END_SECONDS = 5.0
 TRIES = 3
@@ -101,7 +102,9 @@ class ZygoteSandbox(BubblewrapSandbox):
                 self._cgroup, self._where = None, cgroup.Layout("none")
             await self.network.certify(self.state.root)
             self._begun = time.monotonic()
-            await berth.make(self.folder.name, self._wanted(), self._enter_group)
+            ca = self.network.ca
+            files = {CA_INSIDE: ca} if ca is not None else {}
+            await berth.make(self.folder.name, self._wanted(), files, self._enter_group)
         except BaseException:
             berth.close()
             self._forget_settled()
@@ -122,14 +125,12 @@ class ZygoteSandbox(BubblewrapSandbox):
         """What `guest/zygote.py` is told of this sandbox."""
         assert self._image is not None
         size = self._tmpfs_bytes
-        ca = self.network.ca
         abi = landlock_abi()
         fonts = self._image.root.glob("share/matplotlib/*.json")
         return {
             "disk_bytes": size,
             "inodes": size // BYTES_PER_INODE + 256,
             "places": DISK,
-            "files": {} if ca is None else {CA_INSIDE: ca.read_bytes().decode("latin-1")},
             "links": {f"{FONTS}/{path.name}": f"{FONTS_OF_IMAGE}/{path.name}" for path in fonts},
             "landlock": {"abi": abi, "writable": list(DISK.values())} if abi else None,
             "seccomp": seccomp.programs(),
@@ -164,6 +165,7 @@ class ZygoteSandbox(BubblewrapSandbox):
         if self._launches:
             berth.clear_out()
             forget(run)
+            remove_tree(run / LOG)
         self._launches += 1
         info = connection(self.key)
         with acting_as(-1 if berth.uid is None else berth.uid):
@@ -172,8 +174,7 @@ class ZygoteSandbox(BubblewrapSandbox):
         facts = {"connection_file": f"{RUN}/connection.json", "ready_fd": READY_FD}
         ready_read, ready_write = os.pipe()
         try:
-            number = self._launches
-            request = {"boot": {**asdict(boot), **facts}, "log": f"{RUN}/kernel-{number}.log"}
+            request = {"boot": {**asdict(boot), **facts}, "log": f"{RUN}/{LOG}"}
             exit_ = berth.spawn(request, (ready_write,))
         except SandboxLost:
             os.close(ready_read)
@@ -181,7 +182,7 @@ class ZygoteSandbox(BubblewrapSandbox):
         finally:
             os.close(ready_write)
         info["ip"] = str(run / "k")
-        kernel = InitKernel(berth, exit_, info, -1, run / f"kernel-{number}.log")
+        kernel = InitKernel(berth, exit_, info, -1, run / LOG)
         await wait_ready(kernel, ready_read)
         return kernel
 

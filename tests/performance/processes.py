@@ -47,7 +47,7 @@ class Process:
         if program == "bwrap":
             return "jail"
         if "python" in program:
-            return "kernel" if self.threads > 2 else "init"
+            return "kernel" if self.threads > 1 else "init"
         return "keeper"
 
 

@@ -90,10 +90,15 @@ def run(names: Collection[str], settings: Settings) -> tuple[list[Row], dict[str
     return rows, facts
 
 
-def main() -> int:
-    given = arguments()
+def raise_open_files() -> None:
+    """A thousand sandboxes take several descriptors each."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def main() -> int:
+    given = arguments()
+    raise_open_files()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     settings = Settings(given.backend, given.n, given.quick, not given.no_docker)
     settings.quiet_seconds = 0.0 if given.quick else given.quiet_seconds

@@ -19,6 +19,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from lis_kernel.sandbox import cgroup
+
 MB = 1e6
 RUNTIME = "LIS_RUNTIME_DIR"
 WARDEN = "lis_kernel.sandbox.warden"
@@ -59,13 +61,18 @@ def own_runtime() -> Iterator[None]:
     try:
         yield
     finally:
-        for one in descendants():
-            if one.is_warden_of(folder):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(one.pid, signal.SIGTERM)
-                _wait_for(one.pid)
+        end_wardens()
         del os.environ[RUNTIME]
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def end_wardens() -> None:
+    """End the zygotes of our runtime folder, and wait until they have cleaned up."""
+    for one in descendants():
+        if one.is_warden_of(os.environ[RUNTIME]):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(one.pid, signal.SIGTERM)
+            _wait_for(one.pid)
 
 
 def _wait_for(pid: int, seconds: float = 20.0) -> None:
@@ -168,3 +175,19 @@ def open_files() -> int:
 def mounts() -> int:
     """In this process's namespace."""
     return len(Path("/proc/self/mounts").read_text().splitlines())
+
+
+def runtime_folders() -> int:
+    """Sandboxes' folders in our runtime folder, if it is there."""
+    folder = os.environ.get(RUNTIME)
+    return sum(_is_name(name) for name in os.listdir(folder)) if folder else 0
+
+
+def control_groups() -> int:
+    """Sandboxes' groups below this process's own memory group: no other program makes any there."""
+    folder = cgroup.layout().folders.get("memory")
+    return len(list(folder.glob("lis-*"))) if folder else 0
+
+
+def _is_name(name: str) -> bool:
+    return len(name) == 8 and set(name) <= set("0123456789abcdef")

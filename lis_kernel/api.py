@@ -10,7 +10,7 @@ from typing import Any, Literal
 from lis_kernel._sync import run_sync
 from lis_kernel.agent import Agent
 from lis_kernel.agent.events import Event
-from lis_kernel.config import Budget, Limits, RunConfig, checked
+from lis_kernel.config import DEFAULT_BACKEND, Budget, Limits, RunConfig, checked
 from lis_kernel.models import default_model
 from lis_kernel.trajectory import Trajectory, load
 from lis_kernel.types import Task
@@ -24,7 +24,7 @@ def run(
     model: str | None = None,
     files: Iterable[str | Path] = (),
     out: str | Path = "runs",
-    backend: str = "bubblewrap",
+    backend: str = DEFAULT_BACKEND,
     network: str = "none",
     mounts: Iterable[str] = (),
     image: str | None = None,
@@ -46,7 +46,7 @@ def run(
             takes Anthropic or OpenAI if a key is set, else the local model.
         files: host files and folders that appear in /testbed/input.
         out: folder under which the run's own folder is made.
-        backend: `bubblewrap`, `docker`, `podman`, or `local`, which is no isolation at all.
+        backend: `zygote`, `bubblewrap`, `docker`, `podman`, or `local`, which is no isolation.
         network: `none`, `open`, or e.g. `allow=index,example.org:443,*.example.com`.
         mounts: `HOST_PATH:SANDBOX_PATH`, read-only unless `:rw` follows.
         image, runtime, root: of docker and podman, see `SandboxConfig`.

@@ -13,7 +13,7 @@ import typer
 
 from lis_kernel.cli import options as o
 from lis_kernel.cli.view import view_for
-from lis_kernel.config import RunConfig, checked
+from lis_kernel.config import DEFAULT_BACKEND, RunConfig, checked
 from lis_kernel.errors import ConfigError
 from lis_kernel.kernel.outputs import clean_text
 from lis_kernel.trajectory import Trajectory
@@ -35,7 +35,7 @@ def run(
     temperature: o.Temperature = None,
     extra_body: o.ExtraBody = None,
     price: o.Price = None,
-    backend: o.Backend = "bubblewrap",
+    backend: o.Backend = DEFAULT_BACKEND,
     network: o.Network = "none",
     mount: o.Mount = None,
     image: o.Image = None,

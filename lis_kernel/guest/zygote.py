@@ -2,7 +2,7 @@
 
 One process a jail: it imports what every kernel needs, and then forks for each request that the
 warden on the host passes on (`sandbox/warden.py`). A request is a socket to the sandbox's owner.
-The fork waits until the owner has put it into a control group, leaves for namespaces of its own
+The fork goes into the control group that the owner opened, leaves for namespaces of its own
 (`nest.py`), and becomes their PID 1 (`pid1.py`), whose forks are the kernels (`boot.py`). It has
 no thread, no secret and no socket but the warden's, which no fork keeps.
 """
@@ -18,6 +18,10 @@ import time
 
 REQUEST_BYTES = 1 << 17
 MAX_FILES = 8
+
+
+class Refused(Exception):
+    """There can be no sandbox for this owner here."""
 
 
 def main(warden, packages):
@@ -57,10 +61,9 @@ def prove():
         ours.close()
         become_sandbox(theirs)
     theirs.close()
-    wanted = {"disk_bytes": 1 << 20, "inodes": 64, "places": {"testbed": "/testbed"}}
+    wanted = {"groups": 0, "disk_bytes": 1 << 20, "inodes": 64, "places": {"testbed": "/testbed"}}
     wanted |= {"files": [], "links": {}, "landlock": None, "seccomp": {}, "seconds": None}
     with ours:
-        ours.recv(REQUEST_BYTES)
         ours.send(json.dumps(wanted).encode())
         said = json.loads(ours.recv(REQUEST_BYTES) or b"{}")
     if said.get("did") != "build":
@@ -72,12 +75,12 @@ def become_sandbox(owner):
     from guest import nest, pid1
 
     try:
-        owner.send(b'{"did": "fork"}')
-        # by now the owner has put us into the control group
         message, given, _, _ = socket.recv_fds(owner, REQUEST_BYTES, MAX_FILES)
         if not message:
             os._exit(0)
         wanted = json.loads(message)
+        doors, given = given[: wanted["groups"]], given[wanted["groups"] :]
+        enter(doors)
         nest.unshare()
         if os.fork():
             os._exit(0)
@@ -92,11 +95,23 @@ def become_sandbox(owner):
         socket.send_fds(owner, [b'{"did": "build"}'], [disk])
         os.close(disk)
     except BaseException as error:
-        owner.send(json.dumps({"error": f"{type(error).__name__}: {error}"}).encode())
+        kind = "refused" if isinstance(error, Refused) else "error"
+        owner.send(json.dumps({kind: f"{type(error).__name__}: {error}"}).encode())
         os._exit(1)
     seconds = wanted["seconds"]
     ends = None if seconds is None else time.monotonic() + seconds
     pid1.serve(owner, run_kernel, ends)
+
+
+def enter(doors):
+    """Go into the control groups whose files the owner has opened for us."""
+    try:
+        for fd in doors:
+            os.write(fd, b"0")
+            os.close(fd)
+    except OSError as error:
+        # we were started from a session that the owner's may not touch
+        raise Refused(f"its control group cannot be entered: {error}") from error
 
 
 def run_kernel(request):

@@ -21,7 +21,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -147,14 +147,16 @@ class Berth(Init):
         name: str,
         wanted: Mapping[str, Any],
         files: Mapping[str, Path],
-        enter: Callable[[int], None],
+        doors: Sequence[Path],
     ) -> None:
-        """Have it forked and built. `enter` is called with the fork's pid before it does a thing.
+        """Have it forked and built.
 
-        `files` maps a path inside to the file of the host whose content shall stand there.
+        `files` maps a path inside to the file of the host whose content shall stand there; `doors`
+        are the control groups' files, see `Cgroup.doors`: the fork enters them before anything.
 
         Raises:
             SandboxLost: the warden or the zygote has ended.
+            SandboxUnavailable: the fork may not enter the control groups.
             SandboxError: a namespace or a mount was refused.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -162,18 +164,16 @@ class Berth(Init):
         ours.setblocking(False)
         self._socket = ours  # `close` ends the wait too
         try:
-            try:
+            with theirs, contextlib.ExitStack() as stack:
+                opened = [os.open(path, os.O_WRONLY | os.O_CLOEXEC) for path in doors]
+                opened += [os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in files.values()]
+                for fd in opened:
+                    stack.callback(os.close, fd)
+                data = {**wanted, "groups": len(doors), "files": list(files)}
+                socket.send_fds(ours, [json.dumps(data).encode()], opened)
                 socket.send_fds(self._warden, [name.encode()], [theirs.fileno()])
-            finally:
-                theirs.close()
             async with asyncio.timeout(START_SECONDS):
-                _, pid, _, _ = await self._hear(ours)
-                enter(pid)
-                data = json.dumps({**wanted, "files": list(files)}).encode()
-                with contextlib.ExitStack() as stack:
-                    opened = [stack.enter_context(path.open("rb")) for path in files.values()]
-                    socket.send_fds(ours, [data], [file.fileno() for file in opened])
-                _, self.pid, uid, descriptors = await self._hear(ours)
+                self.pid, uid, descriptors = await self._hear(ours)
         except TimeoutError as error:
             raise SandboxError("the zygote did not answer") from error
         except OSError as error:
@@ -186,8 +186,8 @@ class Berth(Init):
         self.attach(ours)
 
     @staticmethod
-    async def _hear(connection: socket.socket) -> tuple[Mapping[str, Any], int, int, list[int]]:
-        """A message, the pid and uid of its sender, and descriptors that came with it."""
+    async def _hear(connection: socket.socket) -> tuple[int, int, list[int]]:
+        """Of a message that all went well: pid and uid of its sender, and descriptors in it."""
         loop = asyncio.get_running_loop()
         readable = asyncio.Event()
         loop.add_reader(connection, readable.set)
@@ -208,7 +208,9 @@ class Berth(Init):
         said: Mapping[str, Any] = json.loads(data)
         if "error" in said:
             raise SandboxError(f"the zygote cannot make a sandbox: {said['error']}")
-        return said, pid, uid, list(descriptors)
+        if "refused" in said:
+            raise SandboxUnavailable(said["refused"])
+        return pid, uid, list(descriptors)
 
     def end(self) -> None:
         """Kill PID 1 and with it all of the sandbox, without waiting. May be called twice."""

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 from lis_kernel.errors import SandboxLost, SandboxUnavailable
 from lis_kernel.protocols import KernelProcess
-from lis_kernel.sandbox import cgroup, seccomp
+from lis_kernel.sandbox import cgroup, disk, seccomp
 from lis_kernel.sandbox.acting import acting_as
 from lis_kernel.sandbox.berth import Berth, reach
 from lis_kernel.sandbox.bubblewrap import BubblewrapSandbox, landlock_abi
@@ -26,7 +26,7 @@ from lis_kernel.sandbox.disk import BYTES_PER_INODE
 from lis_kernel.sandbox.image import PREFIX
 from lis_kernel.sandbox.init import READY_FD, InitKernel
 from lis_kernel.sandbox.jail import DISK
-from lis_kernel.sandbox.keeper import Place
+from lis_kernel.sandbox.keeper import Place, real_root
 from lis_kernel.sandbox.launch import connection, forget, wait_ready, write_anew
 from lis_kernel.sandbox.network import CA_INSIDE
 from lis_kernel.sandbox.reaper import remove_tree
@@ -87,6 +87,8 @@ class ZygoteSandbox(BubblewrapSandbox):
             return "network open"
         if self._kind == "systemd scope":
             return "a scope of systemd"
+        if self.limits.disk_bytes > self._tmpfs_bytes and real_root() and disk.tools():
+            return "a disk of more than half of the memory"
         return None
 
     async def _settle_in_a_fork(self) -> None:
@@ -104,7 +106,8 @@ class ZygoteSandbox(BubblewrapSandbox):
             self._begun = time.monotonic()
             ca = self.network.ca
             files = {CA_INSIDE: ca} if ca is not None else {}
-            await berth.make(self.folder.name, self._wanted(), files, self._enter_group)
+            doors = self._cgroup.doors if self._cgroup is not None else []
+            await berth.make(self.folder.name, self._wanted(), files, doors)
         except BaseException:
             berth.close()
             self._forget_settled()
@@ -136,17 +139,6 @@ class ZygoteSandbox(BubblewrapSandbox):
             "seccomp": seccomp.programs(),
             "seconds": self.limits.sandbox_seconds,
         }
-
-    def _enter_group(self, pid: int) -> None:
-        """Raises: SandboxError: the fork cannot be moved into its control group."""
-        if self._cgroup is None:
-            return
-        try:
-            for entry in self._cgroup.entries:
-                entry.write_text(str(pid))
-        except OSError as error:
-            # the zygote was started from a session that ours may not touch
-            raise SandboxUnavailable(f"its control group cannot be entered: {error}") from error
 
     async def launch_kernel(self) -> KernelProcess:
         """Start a kernel; the one before it, if any, is killed first."""

@@ -3,7 +3,7 @@
     python tests/performance/soak.py [--minutes 10] [--together 64] [--backend NAME]
 
 So many scripted rollouts at once, back to back. Every five seconds it notes memory of this process
-and of all of ours, descriptors, processes, mounts, control groups and runtime folders. Two windows
+and of all of ours, descriptors, processes, mounts, loop devices, control groups, folders. Two windows
 are compared, the second minute and the last. The exit code is 1 if a rollout failed, a figure grew
 by more than chance, or anything was left once all had ended.
 """
@@ -36,12 +36,13 @@ ALLOWED: dict[str, tuple[float, float]] = {
     "host_fds": (1.1, 20.0),
     "processes": (1.1, 20.0),
     "mounts": (1.0, 0.0),
+    "loops": (1.1, 20.0),
     "cgroups": (1.1, 20.0),
     "folders": (1.1, 20.0),
 }
 """A figure grew if the last window's median is above this factor of the first's, and by more than
 this. Those of a population that comes and goes have room for chance; mounts have none."""
-LEFT = ("processes", "mounts", "cgroups", "folders")
+LEFT = ("processes", "mounts", "loops", "cgroups", "folders")
 """What must be at the end as it was at the start, when the wardens have ended as well."""
 
 
@@ -55,6 +56,7 @@ def figures() -> dict[str, float]:
         "host_fds": float(processes.open_files()),
         "processes": float(len(found)),
         "mounts": float(processes.mounts()),
+        "loops": float(processes.loops()),
         "cgroups": float(processes.control_groups()),
         "folders": float(processes.runtime_folders()),
     }

@@ -2,10 +2,10 @@
 
     python tests/performance/soak.py [--minutes 10] [--together 64] [--backend NAME]
 
-So many scripted rollouts at once, back to back. Every five seconds it notes memory of this process
-and of all of ours, descriptors, processes, mounts, loop devices, control groups, folders. Two windows
-are compared, the second minute and the last. The exit code is 1 if a rollout failed, a figure grew
-by more than chance, or anything was left once all had ended.
+So many scripted rollouts at once, back to back. Every five seconds it notes memory, of this process
+and of all of ours, descriptors, processes, mounts, loop devices, control groups and folders. Two
+windows are compared, the second minute and the last. The exit code is 1 if a rollout failed, a
+figure grew by more than chance, or anything was left once all had ended.
 """
 
 from __future__ import annotations

@@ -93,6 +93,7 @@ async def measure(names: Collection[str], settings: Settings) -> list[Row]:
                 if other != "warm_handover"
             }
             row.notes = notes
+            row.series["starts"] = {who: samples.of(who, "start") for who in contenders}
             if "stop" in samples.values[name]:
                 stops = sorted(samples.of(name, "stop"))
                 row.also["stop_ms"] = stops[len(stops) // 2]

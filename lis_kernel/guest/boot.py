@@ -73,10 +73,11 @@ def _set_up_network(walled, proxy, no_proxy, environment):
         network.start_forwarder(proxy, no_proxy)
 
 
-def preload(packages=()):
+def preload(packages=(), rehearsed=True):
     """All that a kernel needs and every sandbox shares; no descriptor, no thread of it is left.
 
-    `packages` are imported too, for cells that use them.
+    `packages` are imported too, for cells that use them. What takes its time and pays only where
+    many kernels follow, is left out unless `rehearsed`.
     """
     gc.disable()
     _stub_debugger()
@@ -87,9 +88,13 @@ def preload(packages=()):
 
     from guest import kernel
 
-    kernel.KernelApp.instance().prepare()
     for name in packages:
         importlib.import_module(name)
+    if rehearsed:
+        from guest import warm
+
+        warm.rehearse()
+    kernel.KernelApp.instance().prepare()
     gc.freeze()
 
 
@@ -136,7 +141,7 @@ def main(path):
         boot = json.load(file)
     # `guest` can be imported, but not our modules by their bare names
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    preload()
+    preload(rehearsed=False)
     run(boot)
 
 

@@ -106,10 +106,13 @@ class KernelApp(IPKernelApp):
         self.shell.parent = self.shell.kernel = self.kernel
         self.init_shell()
         self.init_extensions()
+        self.shell._sys_modules_keys = set(sys.modules)
+        assert self.session  # made here; `begin` gives it a key and an identity
 
     def begin(self, connection_file):
         """Make what is this process's own; from here on the sockets take messages."""
         self.connection_file = connection_file
+        self.session.session, self.session.pid = uuid.uuid4().hex, os.getpid()
         self.load_connection_info(json.loads(Path(connection_file).read_text()))
         self.init_places()
         self.init_sockets()
@@ -121,6 +124,11 @@ class KernelApp(IPKernelApp):
         self.iopub_thread.start()
         self.control_thread.start()
         self.init_code()
+
+    def init_code(self):
+        """The user's own start-up files. What a kernel begins with is not of %who."""
+        self._run_startup_files()
+        self.shell.user_ns_hidden.update(self.shell.user_ns)
 
     def init_places(self):
         shell, home = self.shell, get_ipython_dir()

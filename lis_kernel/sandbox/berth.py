@@ -141,15 +141,27 @@ class Berth(Init):
         self.disk_bytes = disk_bytes
         self._fd = -1
         self._pidfd = -1
+        self._name = b""
+
+    def announce(self, name: str) -> None:
+        """From now on the warden removes what we leave of sandbox `name`.
+
+        Raises:
+            SandboxLost: the warden has ended.
+        """
+        self._name = name.encode()
+        try:
+            self._warden.send(self._name)
+        except OSError as error:
+            raise SandboxLost(f"the zygote has ended: {error}") from error
 
     async def make(
         self,
-        name: str,
         wanted: Mapping[str, Any],
         files: Mapping[str, Path],
         doors: Sequence[Path],
     ) -> None:
-        """Have it forked and built.
+        """Have it forked and built, once it is announced.
 
         `files` maps a path inside to the file of the host whose content shall stand there; `doors`
         are the control groups' files, see `Cgroup.doors`: the fork enters them before anything.
@@ -171,7 +183,7 @@ class Berth(Init):
                     stack.callback(os.close, fd)
                 data = {**wanted, "groups": len(doors), "files": list(files)}
                 socket.send_fds(ours, [json.dumps(data).encode()], opened)
-                socket.send_fds(self._warden, [name.encode()], [theirs.fileno()])
+                socket.send_fds(self._warden, [self._name], [theirs.fileno()])
             async with asyncio.timeout(START_SECONDS):
                 self.pid, uid, descriptors = await self._hear(ours)
         except TimeoutError as error:

@@ -185,7 +185,7 @@ class Warden:
                 self._selector.register(connection, selectors.EVENT_READ)
 
     def _hear(self, connection: socket.socket) -> None:
-        """An owner says its sandbox's name and hands over the socket for it, or is gone."""
+        """An owner says its sandbox's name, hands over the socket for it, or is gone."""
         try:
             message, descriptors, _, _ = socket.recv_fds(connection, 64, 1)
         except OSError:
@@ -197,15 +197,18 @@ class Warden:
             self._remove(self._owners.pop(connection))
         else:
             self._owners[connection] = name
-            with contextlib.suppress(OSError):  # it has ended: the owner sees its socket's end
-                socket.send_fds(self.jail.control, [b"fork"], descriptors)
+            if descriptors:
+                with contextlib.suppress(OSError):  # it has ended: the owner sees its socket's end
+                    socket.send_fds(self.jail.control, [b"fork"], descriptors)
         for fd in descriptors:
             os.close(fd)
 
     def _remove(self, name: str) -> None:
         """Remove what the owner of sandbox `name` left, if it did."""
+        if not name:
+            return
         folder = self.jail.state.root.with_name(name)
-        if name and folder.exists():
+        if folder.exists() or folder.with_name(f".{name}").exists():
             reaper = Path(__file__).with_name("reaper.py")
             command = [sys.executable, "-I", "-S", str(reaper), str(folder)]
             self._reaping.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, cwd="/"))

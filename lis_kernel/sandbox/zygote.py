@@ -97,6 +97,7 @@ class ZygoteSandbox(BubblewrapSandbox):
         berth = Berth(warden, self._tmpfs_bytes)
         try:
             self.folder = new_folder()
+            berth.announce(self.folder.name)
             self._state = StateDir(self.folder)
             self._cgroup = cgroup.planned(self._where, self.folder.name)
             self._record()  # before there is anything to clean up
@@ -107,7 +108,7 @@ class ZygoteSandbox(BubblewrapSandbox):
             ca = self.network.ca
             files = {CA_INSIDE: ca} if ca is not None else {}
             doors = self._cgroup.doors if self._cgroup is not None else []
-            await berth.make(self.folder.name, self._wanted(), files, doors)
+            await berth.make(self._wanted(), files, doors)
         except BaseException:
             berth.close()
             self._forget_settled()

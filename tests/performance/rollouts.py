@@ -198,7 +198,8 @@ async def at_once(settings: Settings) -> Row:
             references = [stack.enter_context(Reference()) for _ in range(number)]
             contenders["reference"] = reference_workers(references, threads)
             row.notes.append(f"reference: {number} processes, as its --num_workers {number}")
-        samples = await interleave(contenders, rounds)
+            await contenders["reference"]()  # ours have done one rollout each, too
+        samples = await interleave(contenders, rounds, warm_up=False)
     best = max(
         (name for name in contenders if name != "reference"),
         key=lambda name: median(samples.of(name, "per_s")),

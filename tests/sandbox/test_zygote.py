@@ -284,6 +284,25 @@ async def test_a_restart_keeps_the_files_and_forgets_the_names() -> None:
         assert shown(await session.execute(code)) == "True False"
 
 
+async def test_one_takes_no_more_watches_than_its_share() -> None:
+    """The kernel counts them by uid, which the siblings share."""
+    take = (
+        "import ctypes; libc = ctypes.CDLL(None); fds = []\n"
+        "while (fd := libc.inotify_init()) >= 0: fds.append(fd)\n"
+        "print(len(fds))"
+    )
+    async with fork() as greedy, fork() as other:
+        assert 8 <= int(shown(await greedy.execute(take))) <= 32
+        code = "import ctypes; print(ctypes.CDLL(None).inotify_init() > 0)"
+        assert shown(await other.execute(code)) == "True"
+
+
+async def test_processes_are_listed_by_what_they_are() -> None:
+    async with fork() as session:
+        code = "print([open(f'/proc/{p}/cmdline').read().strip(chr(0)) for p in (1, 'self')])"
+        assert shown(await session.execute(code)) == "['lis: init of a sandbox', 'lis: kernel']"
+
+
 async def test_init_is_out_of_reach() -> None:
     async with fork() as session:
         code = (

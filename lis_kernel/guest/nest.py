@@ -32,6 +32,14 @@ USER = 1000
 DISK = "/mnt"
 """Where the disk stands while it is made."""
 
+BOUNDS = {
+    # not even one below: the filter forbids it too, where there is one for this machine
+    "max_user_namespaces": b"0",
+    # the siblings have one uid on the host, and what it may have is for all of them
+    "max_inotify_instances": b"32",
+    "max_inotify_watches": b"32768",
+}
+
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -101,8 +109,8 @@ def build(disk_bytes, inodes, places, files):
         mount(f"{DISK}/{name}", place, None, MS_BIND)
     call("umount", LIBC.umount2(DISK.encode(), MNT_DETACH))
     loopback()
-    # not even one below: the filter forbids it too, where there is one for this machine
-    write("/proc/sys/user/max_user_namespaces", b"0")
+    for name, most in BOUNDS.items():
+        write(f"/proc/sys/user/{name}", most)
     return disk
 
 

@@ -8,6 +8,7 @@ no thread, no secret and no socket but the warden's, which no fork keeps.
 """
 
 import atexit
+import ctypes
 import importlib
 import json
 import os
@@ -98,6 +99,7 @@ def become_sandbox(owner):
         kind = "refused" if isinstance(error, Refused) else "error"
         owner.send(json.dumps({kind: f"{type(error).__name__}: {error}"}).encode())
         os._exit(1)
+    retitle("init of a sandbox")
     seconds = wanted["seconds"]
     ends = None if seconds is None else time.monotonic() + seconds
     pid1.serve(owner, run_kernel, ends)
@@ -118,8 +120,19 @@ def run_kernel(request):
     """In a fork of PID 1: the kernel, and what its program asked to be called at its end."""
     from guest import boot
 
+    retitle("kernel")
     boot.run(request["boot"])
     atexit._run_exitfuncs()
+
+
+def retitle(text):
+    """What `ps` shows of this process, instead of the zygote's command line."""
+    with open("/proc/self/stat", encoding="utf-8", errors="replace") as file:
+        fields = file.read().rpartition(")")[2].split()
+    start, end = int(fields[45]), int(fields[46])  # arg_start and arg_end, 48 and 49 in proc(5)
+    if 0 < end - start < 4096:
+        title = f"lis: {text}".encode()[: end - start - 1]
+        ctypes.memmove(start, title.ljust(end - start, b"\0"), end - start)
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ class ZygoteSandbox(BubblewrapSandbox):
         berth = Berth(warden, self._tmpfs_bytes)
         try:
             self.folder = new_folder()
-            berth.announce(self.folder.name)
+            berth.announce(self.folder)
             self._state = StateDir(self.folder)
             self._cgroup = cgroup.planned(self._where, self.folder.name)
             self._record()  # before there is anything to clean up

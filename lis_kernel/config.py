@@ -18,6 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from lis_kernel.errors import ConfigError
 
 __all__ = [
+    "DEFAULT_BACKEND",
     "Budget",
     "Limits",
     "ModelConfig",
@@ -30,6 +31,8 @@ __all__ = [
 ]
 
 C = TypeVar("C", bound=BaseModel)
+DEFAULT_BACKEND = "zygote"
+"""The sandbox's; where a system does not let it be, it starts as `bubblewrap` does, and says so."""
 
 
 def data_dir() -> Path:
@@ -136,7 +139,7 @@ class Limits(Config):
     pids: int = Field(default=256, ge=8)
     cpus: float = Field(default=1.0, gt=0)
     """Cores' worth of time."""
-    disk_bytes: Bytes = Field(default=2 << 30, ge=1 << 20)
+    disk_bytes: Bytes = Field(default=1 << 30, ge=1 << 20)
     """Of everything writable together."""
     open_files: int = Field(default=1024, ge=64)
     """Of one process."""
@@ -160,11 +163,11 @@ class Budget(Config):
 class SandboxConfig(Config):
     """Which box. The policy cannot change while the sandbox lives."""
 
-    backend: str = "bubblewrap"
+    backend: str = DEFAULT_BACKEND
     image: str | None = None
     """docker, podman: the image's name; None is the one that `lis image build` makes."""
     rootfs: Path | None = None
-    """bubblewrap: an unpacked image to use as the root instead of the host's /usr."""
+    """zygote, bubblewrap: an unpacked image to use as the root instead of the host's /usr."""
     runtime: str | None = None
     """docker, podman: the OCI runtime (`runsc`, `kata`); None is the daemon's default."""
     network: str = "none"
@@ -174,6 +177,8 @@ class SandboxConfig(Config):
     """Read-only mounts `HOST_PATH:SANDBOX_PATH`; `:rw` at the end makes one writable."""
     root: bool = False
     """docker, podman: be root inside, so that `apt-get` works."""
+    preload: tuple[str, ...] = ()
+    """zygote: modules that every sandbox has imported when it starts (`numpy`)."""
 
 
 class RunConfig(Config):

@@ -50,6 +50,7 @@ _BUILT_IN = {
         "docker": "lis_kernel.sandbox.docker:DockerSandbox",
         "local": "lis_kernel.sandbox.local:LocalSandbox",
         "podman": "lis_kernel.sandbox.podman:PodmanSandbox",
+        "zygote": "lis_kernel.sandbox.zygote:ZygoteSandbox",
     },
     MODELS: {
         "anthropic": "lis_kernel.models.anthropic:AnthropicModel",

@@ -17,6 +17,7 @@ from lis_kernel.errors import SandboxUnavailable
 from lis_kernel.models import weights
 from lis_kernel.sandbox import bubblewrap, image, image_build
 
+os.environ.setdefault("LIS_ZYGOTE_SECONDS", "20")  # else zygotes outlive the tests by ten minutes
 WEIGHTS = weights.local_path(weights.find(weights.DEFAULT))  # before a test moves HOME
 
 

@@ -128,7 +128,8 @@ async def link_the_files_of_the_next_kernel(at: Hands) -> Outcome:
     names = ("connection.json", "boot.json", "kernel.log")
     await at.restart_over(
         f"for name in {names}:\n"
-        "    os.unlink(f'{RUN}/{name}'); os.symlink(f'{MARKS}/{name}', f'{RUN}/{name}')"
+        "    if os.path.lexists(f'{RUN}/{name}'): os.unlink(f'{RUN}/{name}')\n"
+        "    os.symlink(f'{MARKS}/{name}', f'{RUN}/{name}')"
     )
     seen = next((seen for name in names if (seen := at.marked(name))), "")
     return judged(seen, "the next kernel started", "they are made anew, each under a free name")

@@ -18,7 +18,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lis_kernel.config import Limits, SandboxConfig
+from lis_kernel import registry
+from lis_kernel.config import DEFAULT_BACKEND, Limits, SandboxConfig
 from lis_kernel.errors import LisKernelError
 
 __all__ = ["doctor"]
@@ -39,7 +40,7 @@ def doctor(
     ] = False,
     backend: Annotated[
         str, typer.Option(help="Attacked sandbox.", rich_help_panel="With --attack")
-    ] = "bubblewrap",
+    ] = DEFAULT_BACKEND,
     family: Annotated[
         list[str] | None,
         typer.Option(help="Only this family; repeatable.", rich_help_panel="With --attack"),
@@ -116,13 +117,22 @@ def _sandbox() -> tuple[bool | None, str]:
     return True, asyncio.run(_try_sandbox())
 
 
-async def _try_sandbox() -> str:
+def _zygote() -> tuple[bool | None, str]:
+    from lis_kernel.sandbox import image
+
+    if image.find() is None:
+        return None, "not tried: the image is not built yet"
+    asyncio.run(_try_sandbox(DEFAULT_BACKEND))  # starts the zygote, if need be
+    said = asyncio.run(_try_sandbox(DEFAULT_BACKEND))
+    return None if "cold" in said else True, said
+
+
+async def _try_sandbox(backend: str = "bubblewrap") -> str:
     """Start a real sandbox, run a cell, and see that it has no network and no host files."""
     from lis_kernel.kernel.session import KernelSession
-    from lis_kernel.sandbox.bubblewrap import BubblewrapSandbox
 
     limits = Limits(cell_seconds=20)
-    sandbox = BubblewrapSandbox(SandboxConfig(), limits)
+    sandbox = registry.load(registry.SANDBOXES, backend, "--backend")(SandboxConfig(), limits)
     started = time.monotonic()
     await sandbox.start()
     session = KernelSession(sandbox, limits, "pass")
@@ -136,18 +146,20 @@ async def _try_sandbox() -> str:
     finally:
         await session.close()
         await sandbox.stop()
-    return f"kernel ready in {seconds:.2f} s; no network, no host files"
+    cold = str(sandbox.describe().get("started", ""))
+    why = f", {cold}" if cold.startswith("cold") else ""
+    return f"kernel ready in {1000 * seconds:.0f} ms{why}; no network, no host files"
 
 
 def _limits() -> tuple[bool | None, str]:
     from lis_kernel.sandbox import image, limits
-    from lis_kernel.sandbox.bubblewrap import BubblewrapSandbox
+    from lis_kernel.sandbox.zygote import ZygoteSandbox
 
     if image.find() is None:
         return None, "not tried: the image is not built yet"
 
     async def facts() -> Mapping[str, Any]:
-        sandbox = BubblewrapSandbox(SandboxConfig(), Limits())
+        sandbox = ZygoteSandbox(SandboxConfig(), Limits())
         try:
             await sandbox.start()
             return sandbox.describe()
@@ -213,6 +225,7 @@ CHECKS: dict[str, Callable[[], tuple[bool | None, str]]] = {
     "bubblewrap": _bubblewrap,
     "image": _image,
     "sandbox": _sandbox,
+    "zygote": _zygote,
     "limits": _limits,
     "docker": _docker,
     "podman": _podman,

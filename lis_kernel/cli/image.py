@@ -23,12 +23,16 @@ app = typer.Typer(help="The sandbox's Python environment or image.", no_args_is_
 
 CONTAINERS = ("docker", "podman")
 
-Backend = Annotated[str, typer.Option("--backend", "-b", help="bubblewrap, docker or podman.")]
+Backend = Annotated[
+    str, typer.Option("--backend", "-b", help="bubblewrap (and zygote), docker or podman.")
+]
 Tag = Annotated[str | None, typer.Option("--tag", help="docker, podman: the image's name.")]
 
 Rootfs = Annotated[
     Path | None,
-    typer.Option("--rootfs", help="bubblewrap: a folder with an unpacked image to stand on."),
+    typer.Option(
+        "--rootfs", help="zygote, bubblewrap: a folder with an unpacked image to stand on."
+    ),
 ]
 
 
@@ -50,7 +54,7 @@ def build(
 
     The first run builds bubblewrap's as well; a container's is built only here.
     """
-    if rootfs is not None and backend != "bubblewrap":
+    if rootfs is not None and backend not in ("bubblewrap", "zygote"):
         raise ConfigError("--rootfs", f"backend `{backend}` cannot take one.", "Use bubblewrap.")
     if backend in CONTAINERS:
         client = _class(backend).connect(seconds=1800)

@@ -12,6 +12,7 @@ import typer
 
 from lis_kernel import registry
 from lis_kernel.cli.options import as_options
+from lis_kernel.config import DEFAULT_BACKEND
 from lis_kernel.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def install(
     prefix: Annotated[
         Path | None, typer.Option(help="In PREFIX/share/jupyter/kernels.", show_default=False)
     ] = None,
-    backend: Annotated[str, typer.Option(help="Which kind of sandbox.")] = "bubblewrap",
+    backend: Annotated[str, typer.Option(help="Which kind of sandbox.")] = DEFAULT_BACKEND,
     name: Annotated[
         str | None, typer.Option(help="Name for launchers' options.", show_default="lis-python")
     ] = None,

@@ -95,7 +95,7 @@ Backend = Annotated[
     str,
     _option(
         SANDBOX,
-        "bubblewrap, docker, podman; local is no isolation at all.",
+        "zygote, bubblewrap, docker, podman; local is no isolation at all.",
         "--backend",
         "-b",
         metavar="NAME",

@@ -1,9 +1,10 @@
-"""PID 1 of a container: `python -IS pid1.py SOCKET SECONDS`.
+"""PID 1 of a sandbox: starts kernels and kills everything else when the host asks.
 
-The first code of ours that runs in the container, before any of the model's. It hands the host a
-descriptor of each writable folder, starts kernels and kills everything else when the host asks,
-reaps the dead, and ends when the host's end of the socket closes, or after SECONDS unless that is
-empty; with it ends the container. As PID 1 it can be neither killed nor stopped from inside.
+It reaps the dead, and ends when the host's end of the socket closes or its time is over; with it
+ends the sandbox. As PID 1 it can be neither killed nor stopped from inside. A container starts it
+as a program, `python -IS pid1.py SOCKET SECONDS` (SECONDS may be empty): then it is the first code
+of ours in there, and first hands the host a descriptor of each writable folder. A fork of the
+zygote calls `serve`.
 """
 
 import ctypes
@@ -18,6 +19,7 @@ import time
 FOLDERS = ("/testbed", "/tmp", "/home/user", "/opt/lis-guest/run", "/dev/shm")
 LIBC = ctypes.CDLL(None)
 SET_DUMPABLE = 4
+REQUEST_BYTES = 1 << 17
 SKELETON = "/opt/lis/share/home"
 """What a home folder begins with: matplotlib's list of fonts costs 1-2 s to make anew."""
 
@@ -34,6 +36,14 @@ def main(path, seconds):
     socket.send_fds(owner, [json.dumps({"folders": FOLDERS}).encode()], folders)
     for folder in folders:
         os.close(folder)
+    serve(owner, execute, ends)
+
+
+def serve(owner, start, ends=None):
+    """Do what the host asks for over `owner`, to the end; `start` is what a kernel's fork calls.
+
+    `ends` is when the sandbox's time is over, on the monotonic clock.
+    """
     wake, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     signal.set_wakeup_fd(wake_write)
@@ -53,14 +63,14 @@ def main(path, seconds):
                 kill_all()  # what it left behind ends with it, as in every backend
                 send(owner, {"exit": os.waitstatus_to_exitcode(status)})
         if owner in readable:
-            message, descriptors, _, _ = socket.recv_fds(owner, 65536, 2)
+            message, descriptors, _, _ = socket.recv_fds(owner, REQUEST_BYTES, 2)
             if not message:
                 os._exit(0)
             request = json.loads(message)
             if request["do"] == "kill":
                 kill_all()
             else:
-                kernel = spawn(request, descriptors)
+                kernel = spawn(request, descriptors, start)
 
 
 def kill_all():
@@ -71,8 +81,8 @@ def kill_all():
         pass
 
 
-def spawn(request, descriptors):
-    """Start the kernel with the two descriptors that the host sent; its pid."""
+def spawn(request, descriptors, start):
+    """Fork a kernel with the descriptors that the host sent, from 3 on; its pid."""
     pid = os.fork()
     if pid:
         for fd in descriptors:
@@ -81,22 +91,31 @@ def spawn(request, descriptors):
     try:
         log = os.open(request["log"], os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
         null = os.open("/dev/null", os.O_RDONLY)
-        # first out of the way, then to their places 0-4; the host counts on 3 and 4
+        # first out of the way, then to their places from 0 on; the host counts on 3 and 4
         moved = [os.dup2(fd, 100 + n) for n, fd in enumerate([null, log, log, *descriptors])]
         for number, fd in enumerate(moved):
             os.dup2(fd, number)
-        os.closerange(5, 256)
+        os.closerange(len(moved), 256)
         os.setsid()
-        for number in (signal.SIGPIPE, signal.SIGCHLD, signal.SIGINT):
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in (signal.SIGPIPE, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         LIBC.prctl(SET_DUMPABLE, 1)  # or the next file would not be ours to write
         with open("/proc/self/oom_score_adj", "w") as file:
             file.write("500")  # rather the kernel than us
-        os.execve(request["argv"][0], request["argv"], request["env"])
+        start(request)
+        os._exit(0)
     except BaseException as error:
         os.write(2, f"{type(error).__name__}: {error}".encode())
     finally:
         os._exit(127)
+
+
+def execute(request):
+    """In a container: become another program."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.execve(request["argv"][0], request["argv"], request["env"])
 
 
 def reap():

@@ -14,26 +14,29 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
+from lis_kernel.config import DEFAULT_BACKEND
+
 __all__ = ["PROVISIONER", "SHIPPED", "default_name", "describe", "write"]
 
 PROVISIONER = "lis-provisioner"
-SHIPPED = ("bubblewrap", "docker", "podman")
+SHIPPED = (DEFAULT_BACKEND, "docker", "podman")
 """Backends whose kernelspecs the wheel installs."""
-BUBBLEWRAP = "bubblewrap"
 
 
 def default_name(backend: str) -> str:
     """The kernelspec's name: `lis-python` on the default backend, else `lis-<backend>`."""
-    return "lis-python" if backend == BUBBLEWRAP else f"lis-{backend.partition(':')[0].lower()}"
+    return (
+        "lis-python" if backend == DEFAULT_BACKEND else f"lis-{backend.partition(':')[0].lower()}"
+    )
 
 
 def default_display_name(words: Mapping[str, Any]) -> str:
     """What a launcher shows; anything weaker than the default is said here."""
-    backend = words.get("backend", BUBBLEWRAP)
+    backend = words.get("backend", DEFAULT_BACKEND)
     notes = ["sandbox"]
     if backend == "local":
         notes = ["NO sandbox"]
-    elif backend != BUBBLEWRAP:
+    elif backend != DEFAULT_BACKEND:
         notes.append(backend.capitalize())
     if (network := words.get("network", "none")) != "none" and backend != "local":
         notes.append("open network" if network == "open" else "some network")
@@ -55,7 +58,7 @@ def describe(
         provisioner: False leaves only `argv`, for servers of another Python environment, where
             the provisioner is not installed.
     """
-    words = {"backend": BUBBLEWRAP, **words}
+    words = {"backend": DEFAULT_BACKEND, **words}
     argv = [python, "-m", "lis_kernel", "kernel", "-f", "{connection_file}"]
     argv += ["--backend", words["backend"]]
     if rest := {name: value for name, value in words.items() if name != "backend"}:

@@ -87,6 +87,8 @@ class KernelSession:
         self._welcome = asyncio.Event()
         self.verdict: Verdict | None = None
         """Of the cell that ran last, also if `execute` did not return."""
+        self.on_end: Callable[[], None] | None = None
+        """Called once a kernel ended or cannot be heard any more; for who waits without a cell."""
 
     async def start(self) -> CellResult:
         """Launch the kernel and run the setup cell; the setup cell's result.
@@ -132,6 +134,11 @@ class KernelSession:
                 raise KernelDied("the kernel ended before its output channel answered")
             self._channels["iopub"].subscribe(again=True)
         raise StartTimeout("the kernel's output channel did not answer")
+
+    @property
+    def alive(self) -> bool:
+        """Whether there is a kernel, and it has not ended as far as is known."""
+        return self._process is not None and self._process.alive
 
     @property
     def connection(self) -> Mapping[str, Any]:
@@ -294,6 +301,8 @@ class KernelSession:
         if self._cell is not None:
             self._cell.dead = True
             self._cell.changed.set()
+        if self.on_end is not None:
+            self.on_end()
 
     async def close(self) -> None:
         """Close the channels; the sandbox ends the process."""

@@ -26,9 +26,9 @@ from lis_kernel.config import Limits, SandboxConfig
 from lis_kernel.errors import ConfigError, SandboxError, SandboxUnavailable
 from lis_kernel.protocols import Progress
 from lis_kernel.sandbox import image, image_build, mounts, rootfs, rootfs_python, seccomp
-from lis_kernel.sandbox.jail import DISK, FILES, command, find_bwrap
+from lis_kernel.sandbox.jail import DISK, command, find_bwrap, sources, write_etc
 from lis_kernel.sandbox.keeper import Keeper
-from lis_kernel.sandbox.launch import GUEST, GUEST_INSIDE, START_SECONDS, GuestProcess, launch
+from lis_kernel.sandbox.launch import GUEST_INSIDE, START_SECONDS, GuestProcess, launch
 from lis_kernel.sandbox.walled import WalledSandbox
 
 __all__ = ["BubblewrapSandbox", "check", "find_bwrap", "image_for"]
@@ -57,13 +57,9 @@ class BubblewrapSandbox(WalledSandbox):
 
     def _sources(self) -> dict[str, Path]:
         assert self._image is not None  # start came first
-        tree, python = self._rootfs, self._image.bound
+        tree = self._rootfs
         return {
-            "image": self._image.root,
-            "guest": GUEST,
-            "bwrap": Path(self._bwrap).parent,
-            "etc": self.folder / "etc",
-            **({"python": python} if python else {}),
+            **sources(self._image, self._bwrap, self.folder / "etc"),
             **({"rootfs": tree.root, "rootfs-etc": tree.etc} if tree else {}),
             **{f"mount{n}": mount.source for n, mount in enumerate(self._mounts)},
         }
@@ -94,12 +90,7 @@ class BubblewrapSandbox(WalledSandbox):
         return self.state.root / "etc"
 
     def _prepare(self) -> None:
-        etc = self._public
-        etc.mkdir()
-        for name, text in FILES.items():
-            (etc / name).write_text(text)
-            (etc / name).chmod(0o644)  # whatever our umask
-        etc.chmod(0o755)
+        write_etc(self._public)
 
     def _furnish(self) -> None:
         assert self._image is not None

@@ -64,6 +64,16 @@ class Cgroup:
         """The files that a process writes `0` to, to enter."""
         return [path / "cgroup.procs" for path in self.paths]
 
+    @property
+    def doors(self) -> list[Path]:
+        """The files to which a process without threads writes `0`, to enter.
+
+        v1's `tasks` moves one thread, itself, without the lock for which a whole process waits
+        milliseconds.
+        """
+        name = "tasks" if self.kind == "cgroup v1" else "cgroup.procs"
+        return [path / name for path in self.paths]
+
     def make(self, limits: Limits) -> bool:
         """Make the folders and set the limits; False, and nothing is left, if that is refused."""
         write = _write_v2 if self.kind == "cgroup v2" else _write_v1

@@ -26,7 +26,7 @@ from lis_kernel.protocols import KernelProcess
 from lis_kernel.sandbox import container_image, mounts, seccomp
 from lis_kernel.sandbox.base import ProcessSandbox
 from lis_kernel.sandbox.breaches import Breaches
-from lis_kernel.sandbox.container import OWNER_FD, READY_FD, ContainerKernel, PidOne, clear
+from lis_kernel.sandbox.container import PidOne, clear
 from lis_kernel.sandbox.container_engine import LAST_SECONDS, DockerEngine, load_sdk
 from lis_kernel.sandbox.container_labels import remove_orphans
 from lis_kernel.sandbox.container_spec import (
@@ -37,6 +37,7 @@ from lis_kernel.sandbox.container_spec import (
     arguments,
     user_id,
 )
+from lis_kernel.sandbox.init import OWNER_FD, READY_FD, InitKernel
 from lis_kernel.sandbox.keeper import Keeper
 from lis_kernel.sandbox.launch import GUEST_INSIDE, prepare, wait_ready
 from lis_kernel.sandbox.network import CA_INSIDE
@@ -222,12 +223,10 @@ class DockerSandbox(DockerEngine, ProcessSandbox):
         ready_read, ready_write = os.pipe()
         owner_read, owner_write = os.pipe()
         try:
-            exit_ = pid1.spawn(
-                [container_image.PYTHON, f"{GUEST_INSIDE}/boot.py", f"{RUN_INSIDE}/boot.json"],
-                spec.environment(),
-                f"{RUN_INSIDE}/kernel.log",
-                (ready_write, owner_read),
-            )
+            program = [container_image.PYTHON, f"{GUEST_INSIDE}/boot.py", f"{RUN_INSIDE}/boot.json"]
+            environment, own_log = dict(spec.environment()), f"{RUN_INSIDE}/kernel.log"
+            request = {"argv": program, "env": environment, "log": own_log}
+            exit_ = pid1.spawn(request, (ready_write, owner_read))
         except SandboxLost:
             os.close(ready_read)
             os.close(owner_write)
@@ -236,7 +235,7 @@ class DockerSandbox(DockerEngine, ProcessSandbox):
             os.close(ready_write)
             os.close(owner_read)
         info["ip"] = str(run / "k")
-        kernel = ContainerKernel(pid1, exit_, info, owner_write, run / "kernel.log")
+        kernel = InitKernel(pid1, exit_, info, owner_write, run / "kernel.log")
         await wait_ready(kernel, ready_read)
         return kernel
 

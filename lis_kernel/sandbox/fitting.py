@@ -12,13 +12,14 @@ from lis_kernel.sandbox import mounts
 
 __all__ = ["check"]
 
-BACKENDS = ("bubblewrap", "docker", "podman", "local")
+BACKENDS = ("zygote", "bubblewrap", "docker", "podman", "local")
 FITS = {
     "image": ("docker", "podman"),
-    "rootfs": ("bubblewrap",),
+    "rootfs": ("zygote", "bubblewrap"),
     "runtime": ("docker", "podman"),
-    "mounts": ("bubblewrap", "docker", "podman"),
+    "mounts": ("zygote", "bubblewrap", "docker", "podman"),
     "root": ("docker", "podman"),
+    "preload": ("zygote",),
 }
 """Of the settings that not every backend has."""
 

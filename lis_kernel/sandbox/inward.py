@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lis_kernel.errors import SandboxError
+from lis_kernel.sandbox.acting import acting_as
 
 __all__ = ["put"]
 
@@ -67,15 +68,14 @@ def _copy_file(
             os.unlink(name, dir_fd=parent)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            fd = os.open(name, flags, 0o600, dir_fd=parent)
+            with acting_as(uid):
+                fd = os.open(name, flags, 0o600, dir_fd=parent)
         except (FileExistsError, FileNotFoundError) as error:
             raise SandboxError(f"{name!r}: the sandbox changes what is in its place") from error
         with os.fdopen(fd, "wb") as out:
             shutil.copyfileobj(file, out, 1 << 20)
             out.flush()
             os.utime(fd, ns=(info.st_atime_ns, info.st_mtime_ns))
-            if uid >= 0:
-                os.fchown(fd, uid, uid)
             os.fchmod(fd, mode)
 
 
@@ -85,7 +85,7 @@ def _folder(parent: int, name: str, uid: int, info: os.stat_result | None) -> It
     made = False
     try:
         if name:
-            with contextlib.suppress(FileExistsError):
+            with contextlib.suppress(FileExistsError), acting_as(uid):
                 os.mkdir(name, 0o700, dir_fd=parent)
                 made = True
         fd = os.open(name, OPEN_FOLDER, dir_fd=parent) if name else os.dup(parent)
@@ -94,8 +94,6 @@ def _folder(parent: int, name: str, uid: int, info: os.stat_result | None) -> It
         raise SandboxError(why) from error
     try:
         if made:
-            if uid >= 0:
-                os.fchown(fd, uid, uid)
             os.fchmod(fd, 0o755 if info is None else info.st_mode & 0o777 | 0o700)
         yield fd
     finally:

@@ -18,11 +18,21 @@ from pathlib import Path
 from lis_kernel.errors import SandboxUnavailable
 from lis_kernel.sandbox import image, mounts
 from lis_kernel.sandbox import launch as launching
-from lis_kernel.sandbox.launch import GUEST_INSIDE
+from lis_kernel.sandbox.launch import GUEST, GUEST_INSIDE
 from lis_kernel.sandbox.network import CA, CA_INSIDE, Network
 from lis_kernel.sandbox.rootfs import Rootfs
 
-__all__ = ["DISK", "FILES", "command", "environment", "find_bwrap", "options"]
+__all__ = [
+    "DISK",
+    "FILES",
+    "MAKING",
+    "command",
+    "environment",
+    "find_bwrap",
+    "options",
+    "sources",
+    "write_etc",
+]
 
 ETC = (
     "alternatives",
@@ -62,6 +72,25 @@ DISK = {
 read-only by its mount, and by Landlock once more."""
 
 
+MAKING = "/mnt"
+"""Where a sandbox in a shared jail mounts its disk, before that is bound to its places."""
+
+
+def sources(built: image.Image, bwrap: str, etc: Path) -> dict[str, Path]:
+    """Name → host path of what `command` binds, but for a user's own mounts and root."""
+    python = {"python": built.bound} if built.bound else {}
+    return {"image": built.root, "guest": GUEST, "bwrap": Path(bwrap).parent, "etc": etc, **python}
+
+
+def write_etc(folder: Path) -> None:
+    """Make the folder that is the source `etc`."""
+    folder.mkdir()
+    for name, text in FILES.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o644)  # whatever our umask
+    folder.chmod(0o755)
+
+
 def command(
     bwrap: str,
     built: image.Image,
@@ -70,10 +99,14 @@ def command(
     network: Network,
     given: Sequence[mounts.Mount] = (),
     rootfs: Rootfs | None = None,
+    *,
+    shared: bool = False,
 ) -> list[str]:
     """The whole `bwrap` command line up to the program to run.
 
-    `at` says where the sources and the `disk` are for the process that becomes bwrap.
+    `at` says where the sources and the `disk` are for the process that becomes bwrap. A `shared`
+    jail has no disk but the places for it: the sandboxes in it mount their own, in namespaces of
+    their own, see `guest/nest.py`.
     """
     argv = [
         str(at("bwrap") / Path(bwrap).name),
@@ -95,7 +128,7 @@ def command(
         "ALL",
         "--clearenv",
     ]
-    if "--disable-userns" in options(bwrap):
+    if "--disable-userns" in options(bwrap) and not shared:
         argv.append("--disable-userns")
     for fd in seccomp_fds:
         argv += ["--seccomp", str(fd)]
@@ -117,11 +150,15 @@ def command(
     argv += ["--ro-bind", str(at("image")), image.PREFIX]
     argv += ["--ro-bind", str(at("guest")), GUEST_INSIDE]
     argv += ["--proc", "/proc", "--dev", "/dev"]
-    if Path("/proc/keys").exists():  # the names of its owner's keys, which no namespace hides
+    # the names of its owner's keys, which no namespace hides; a proc with something hidden in it
+    # could not be mounted again
+    if Path("/proc/keys").exists() and not shared:
         argv += ["--ro-bind", "/dev/null", "/proc/keys"]
     disk = at("disk")
     for name, inside in DISK.items():
-        argv += ["--bind", str(disk / name), inside]
+        argv += ["--dir", inside] if shared else ["--bind", str(disk / name), inside]
+    if shared:
+        argv += ["--dir", MAKING, "--ro-bind", str(at("etc") / CA), CA_INSIDE]
     for n, mount in enumerate(given):
         bind = "--bind" if mount.writable else "--ro-bind"
         argv += [bind, str(at(f"mount{n}")), mount.target]
@@ -131,7 +168,7 @@ def command(
         argv += ["--bind", str(disk / "tmp"), "/var/tmp"]
     # /dev is a tmpfs that the sandbox owns: read-only, or it is a disk without a limit
     argv += ["--remount-ro", "/dev", "--remount-ro", "/"]
-    argv += ["--chdir", "/testbed"]
+    argv += ["--chdir", "/" if shared else "/testbed"]
     return argv
 
 

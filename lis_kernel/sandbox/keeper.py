@@ -20,13 +20,13 @@ import subprocess
 import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from lis_kernel.errors import SandboxError, SandboxLost, SandboxUnavailable
 from lis_kernel.sandbox import disk
 from lis_kernel.sandbox.reaper import LABEL
 
-__all__ = ["Keeper", "Mode", "uid_of"]
+__all__ = ["Keeper", "Mode", "Place", "uid_of"]
 
 log = logging.getLogger(__name__)
 
@@ -57,12 +57,31 @@ def uid_of(name: str) -> int:
     return UIDS + int(name, 16)
 
 
+class Place(Protocol):
+    """Where a sandbox's files are and whose they are: a keeper, or a fork of the zygote."""
+
+    @property
+    def uid(self) -> int | None:
+        """The host's uid of the sandbox's processes, where that is not ours."""
+
+    @property
+    def files(self) -> Path | None:
+        """The disk, as we see it; None if there is none of a bounded size."""
+
+    @property
+    def disk(self) -> Disk: ...
+
+    @property
+    def disk_bytes(self) -> int:
+        """Size of the disk that came to be."""
+
+
 class Keeper:
     """The keeper of the sandbox `folder`, and what it came to hold.
 
     Args:
         folder: the sandbox's folder; need not exist before `start`.
-        disk_bytes: size of the disk; one inode for each 16 KiB of it.
+        disk_bytes: size of the disk; one inode for each 16 KiB of it. 0 for one in memory.
         tmpfs_bytes: size of a disk that lies in memory.
         sources: name → host folder or file that the jail will bind; see `path`.
         owned: names of those in which the sandbox's own uid, where it has one, shall have the
@@ -104,7 +123,7 @@ class Keeper:
         self._process: subprocess.Popen[bytes] | None = None
         self._queue: list[tuple[Mode, Disk]] = [("none", "none")]
         if namespace:
-            self._queue = _possible()
+            self._queue = _possible(loop=disk_bytes > 0)
         if self._view is None:
             self._queue = [kind for kind in self._queue if kind[0] == "none"]
         if not self._queue:
@@ -310,12 +329,13 @@ def real_root(uid_map: Path = Path("/proc/self/uid_map")) -> bool:
         return True
 
 
-def _possible() -> list[tuple[Mode, Disk]]:
+def _possible(loop: bool = True) -> list[tuple[Mode, Disk]]:
     """What may be tried here, the best first. For root never without a uid of the sandbox's own."""
     have = {tool for tool in ("unshare", "nsenter", "mount", "setpriv") if shutil.which(tool)}
     enough = {"unshare", "nsenter", "mount"} <= have
     if real_root():
         if not enough or "setpriv" not in have:
             return []
-        return [("root", "loop"), ("root", "tmpfs")] if disk.tools() else [("root", "tmpfs")]
+        loops: list[tuple[Mode, Disk]] = [("root", "loop")] if loop and disk.tools() else []
+        return [*loops, ("root", "tmpfs")]
     return [("user", "tmpfs"), ("none", "none")] if enough else [("none", "none")]

@@ -30,11 +30,14 @@ __all__ = [
     "Boot",
     "GuestProcess",
     "KernelEnded",
+    "connection",
     "environment",
+    "forget",
     "last_words",
     "launch",
     "prepare",
     "wait_ready",
+    "write_anew",
 ]
 
 GUEST = Path(__file__).parent.parent / "guest"
@@ -242,27 +245,37 @@ def prepare(
 
     The descriptors have these numbers in the kernel's process.
     """
-    for old in run.glob("k-*"):  # a restart: the dead kernel's sockets, or what a cell made there
+    forget(run)
+    info = connection(boot.key)
+    write_anew(run / "connection.json", {**info, "ip": f"{run_inside}/k"})
+    descriptors = {"ready_fd": ready_fd, "owner_fd": owner_fd}
+    file = {"connection_file": f"{run_inside}/connection.json"}
+    write_anew(run / "boot.json", {**asdict(boot), **descriptors, **file})
+    return info
+
+
+def forget(run: Path) -> None:
+    """Before a restart: remove the dead kernel's sockets, or what a cell made there."""
+    for old in run.glob("k-*"):
         remove_tree(old)
-    info: dict[str, Any] = {
+
+
+def connection(key: str) -> dict[str, Any]:
+    """A connection file's content, but for `ip`."""
+    return {
         "transport": "ipc",
         "shell_port": 1,
         "iopub_port": 2,
         "stdin_port": 3,
         "control_port": 4,
         "hb_port": 5,
-        "key": boot.key,
+        "key": key,
         "signature_scheme": "hmac-sha256",
         "kernel_name": "lis",
     }
-    _write(run / "connection.json", {**info, "ip": f"{run_inside}/k"})
-    descriptors = {"ready_fd": ready_fd, "owner_fd": owner_fd}
-    file = {"connection_file": f"{run_inside}/connection.json"}
-    _write(run / "boot.json", {**asdict(boot), **descriptors, **file})
-    return info
 
 
-def _write(path: Path, content: Mapping[str, Any]) -> None:
+def write_anew(path: Path, content: Mapping[str, Any]) -> None:
     """Write a file anew: the sandbox may have put a symlink in its place."""
     remove_tree(path)
     with path.open("x") as file:

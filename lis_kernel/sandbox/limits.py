@@ -17,7 +17,7 @@ from typing import Any
 
 from lis_kernel.config import Limits, amount
 from lis_kernel.sandbox.cgroup import Kind
-from lis_kernel.sandbox.keeper import Keeper
+from lis_kernel.sandbox.keeper import Place
 
 __all__ = ["DiskWatch", "held", "in_words", "rlimits"]
 
@@ -55,14 +55,14 @@ def counts_by_namespace() -> bool:
 
 
 def held(
-    limits: Limits, kind: Kind, controllers: set[str], rlimit: dict[str, int], keeper: Keeper
+    limits: Limits, kind: Kind, controllers: set[str], rlimit: dict[str, int], place: Place
 ) -> dict[str, dict[str, Any]]:
     """Each limit with its value and what holds it here; None where nothing does."""
     disk = {
         "loop": "a file system of this size",
         "tmpfs": "a tmpfs of this size; its files count as memory",
         "none": "measured each second, and RLIMIT_FSIZE of each file",
-    }[keeper.disk]
+    }[place.disk]
     rows: dict[str, tuple[Any, str | None]] = {
         "memory_bytes": (limits.memory_bytes, kind if "memory" in controllers else OWN_MEMORY),
         "pids": (
@@ -70,7 +70,7 @@ def held(
             kind if "pids" in controllers else WHOLE if "NPROC" in rlimit else None,
         ),
         "cpus": (limits.cpus, kind if "cpu" in controllers else None),
-        "disk_bytes": (keeper.disk_bytes, disk),
+        "disk_bytes": (place.disk_bytes, disk),
         "open_files": (limits.open_files, EACH),
         "core_bytes": (0, EACH),
         "cell_seconds": (limits.cell_seconds, "the host's clock"),

@@ -76,6 +76,11 @@ class Network:
     def __str__(self) -> str:
         return str(self.policy)
 
+    async def certify(self, public: Path) -> None:
+        """Put the certificates that programs in there need into the folder `public`, once."""
+        if self.policy.kind != "none" and (self.ca is None or not self.ca.exists()):
+            await asyncio.to_thread(self._carry_ca, public / CA)
+
     async def start(self, public: Path, run: Path, uid: int | None = None) -> None:
         """Read pip's index if asked for; certificates go to `public`, the proxy's socket to `run`.
 
@@ -88,7 +93,7 @@ class Network:
         if policy.kind == "none":
             self._environment["PIP_NO_INDEX"] = "1"  # else pip tries for half a minute
             return
-        await asyncio.to_thread(self._carry_ca, public / CA)
+        await self.certify(public)
         if policy.kind == "open":
             self._say(OPEN_WARNING)
             return
@@ -97,9 +102,7 @@ class Network:
         if name := next((n for n in ("https_proxy", "HTTPS_PROXY") if os.environ.get(n)), None):
             self._say(f"the sandbox's requests go out directly: {name} of this host is not used")
         self._proxy = Proxy(policy)
-        await self._proxy.start(run / SOCKET)
-        if uid is not None:
-            os.chown(run / SOCKET, uid, uid)
+        await self._proxy.start(run / SOCKET, -1 if uid is None else uid)
 
     def guest(self, run_inside: str) -> dict[str, Any]:
         """What boot.py is told: to test the wall, where the proxy is, the environment."""

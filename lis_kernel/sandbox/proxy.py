@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lis_kernel.sandbox import client_hello, http_head, relay
+from lis_kernel.sandbox.acting import acting_as
 from lis_kernel.sandbox.client_hello import BadHello
 from lis_kernel.sandbox.http_head import CHUNKED, END, BadHead, Head
 from lis_kernel.sandbox.policy import Policy, Rule, forbidden, is_address, normal_host
@@ -106,10 +107,23 @@ class Proxy:
         self._kept: deque[Attempt] = deque()
         self._dropped = 0
 
-    async def start(self, path: Path) -> None:
-        """Listen on a new unix socket at `path`. Raises: OSError."""
-        self._server = await asyncio.start_unix_server(self._serve, path, limit=http_head.MAX_HEAD)
-        path.chmod(0o600)
+    async def start(self, path: Path, uid: int = -1) -> None:
+        """Listen on a new unix socket at `path`, which belongs to `uid` if not to us.
+
+        Raises:
+            OSError
+        """
+        listening = socket.socket(socket.AF_UNIX)
+        try:
+            with acting_as(uid):
+                listening.bind(str(path))
+            path.chmod(0o600)
+            self._server = await asyncio.start_unix_server(
+                self._serve, sock=listening, limit=http_head.MAX_HEAD
+            )
+        except BaseException:
+            listening.close()
+            raise
 
     def close(self) -> None:
         """Listen no more and drop every connection; may be called twice, also without a loop."""

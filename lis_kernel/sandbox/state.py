@@ -21,6 +21,7 @@ from typing import Any
 
 from lis_kernel.errors import SandboxError
 from lis_kernel.sandbox import inward
+from lis_kernel.sandbox.acting import acting_as
 from lis_kernel.sandbox.keeper import UID_BITS
 from lis_kernel.sandbox.reaper import RECORD, reap, remove_tree
 
@@ -79,15 +80,19 @@ class StateDir:
 
     def furnish(self, disk: Path | None = None, uid: int | None = None) -> None:
         """Make the sandbox's own folders: on `disk` if there is one, owned by `uid` if not us."""
-        self.files = disk or self.root
-        self._uid = -1 if uid is None else uid
+        self.adopt(disk, uid)
         for directory in DIRECTORIES:
             path = self.files
             for step in directory.split("/"):
                 path = path / step
                 if not path.is_dir():
-                    path.mkdir(mode=0o700)
-                    self._hand_over(path)
+                    with acting_as(self._uid):
+                        path.mkdir(mode=0o700)
+
+    def adopt(self, disk: Path | None, uid: int | None = None) -> None:
+        """As `furnish`, for a disk on which the sandbox itself made the folders."""
+        self.files = disk or self.root
+        self._uid = -1 if uid is None else uid
 
     def record(self, facts: dict[str, Any]) -> None:
         """Write down what `lis ps` and the reaper must know, in one step."""
@@ -95,18 +100,13 @@ class StateDir:
         partial.write_text(json.dumps(facts, indent=1), "utf-8")
         partial.replace(self.root / RECORD)
 
-    def _hand_over(self, path: Path) -> None:
-        if self._uid >= 0:
-            os.chown(path, self._uid, self._uid, follow_symlinks=False)
-
     def create(self, name: str) -> int:
         """A new file in `run`, open; call while nothing runs in the sandbox."""
         path = self.files / "run" / name
         remove_tree(path)  # whatever the kernel before made of it
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(path, flags, 0o600)
-        self._hand_over(path)
-        return fd
+        with acting_as(self._uid):
+            return os.open(path, flags, 0o600)
 
     def host_path(self, path: str) -> tuple[Path, list[str]]:
         """The writable root that holds the sandbox's absolute `path`, and the steps below it."""

@@ -19,7 +19,7 @@ from lis_kernel.protocols import KernelProcess
 from lis_kernel.sandbox import cgroup, reaper
 from lis_kernel.sandbox import limits as walls
 from lis_kernel.sandbox.base import ProcessSandbox
-from lis_kernel.sandbox.keeper import Keeper
+from lis_kernel.sandbox.keeper import Keeper, Place
 from lis_kernel.sandbox.launch import GuestProcess, KernelEnded
 from lis_kernel.sandbox.reaper import LABEL
 from lis_kernel.sandbox.state import StateDir, new_folder
@@ -61,8 +61,13 @@ class WalledSandbox(ProcessSandbox):
         return self._keeper
 
     @property
+    def _place(self) -> Place | None:
+        """Where its files are; None before that is made, and after it has ended."""
+        return self._keeper
+
+    @property
     def _host_uid(self) -> int | None:
-        return self.keeper.uid
+        return self._place.uid if self._place else None
 
     # -- what a backend says -------------------------------------------------------------------
 
@@ -95,20 +100,17 @@ class WalledSandbox(ProcessSandbox):
         if self.limits.sandbox_seconds is not None:
             left = self.limits.sandbox_seconds - (time.monotonic() - self._begun)
             self._timer = loop.call_later(left, self._kill)
-        if self.keeper.disk == "none":
+        if self._place is not None and self._place.disk == "none":
             self._watch = loop.create_task(self._watch_disk())
 
     async def _settle(self) -> None:
         self.folder = folder = new_folder()
         limits = self.limits
         self._where = where = cgroup.layout()
-        # files in memory must leave room for programs, or a full disk would end every kernel
-        counted = self._kind != "none"
-        tmpfs_bytes = min(limits.disk_bytes, limits.memory_bytes // 2 if counted else 1 << 62)
         self._keeper = keeper = Keeper(
             folder,
             limits.disk_bytes,
-            tmpfs_bytes,
+            self._tmpfs_bytes,
             self._sources(),
             owned=self._owned(),
             seconds=limits.sandbox_seconds,
@@ -132,9 +134,7 @@ class WalledSandbox(ProcessSandbox):
             await self._end_kernel()
             if self._cgroup is not None:
                 await asyncio.to_thread(self._cgroup.kill)
-        if self._over:
-            seconds = f"{self.limits.sandbox_seconds:g} s"
-            raise SandboxLost(f"the sandbox's time of {seconds} is over (limits.sandbox_seconds)")
+        self._see_time()
         self._launches += 1
         try:
             process = await self._launch()
@@ -149,6 +149,12 @@ class WalledSandbox(ProcessSandbox):
             self._cgroup = cgroup.of_process(process.pid)
             self._record()
         return process
+
+    def _see_time(self) -> None:
+        """Raises: SandboxLost: its time is over."""
+        if self._over:
+            seconds = f"{self.limits.sandbox_seconds:g} s"
+            raise SandboxLost(f"the sandbox's time of {seconds} is over (limits.sandbox_seconds)")
 
     def _enter(self) -> list[str]:
         """Runs what follows inside the control group and the keeper's namespace."""
@@ -175,6 +181,12 @@ class WalledSandbox(ProcessSandbox):
         return self._where.kind
 
     @property
+    def _tmpfs_bytes(self) -> int:
+        """Files in memory must leave room for programs, or a full disk would end every kernel."""
+        counted = self._kind != "none"
+        return min(self.limits.disk_bytes, self.limits.memory_bytes // 2 if counted else 1 << 62)
+
+    @property
     def _controllers(self) -> set[str]:
         return set(self._where.folders)
 
@@ -187,8 +199,8 @@ class WalledSandbox(ProcessSandbox):
             return "timeout"
         if "oom" in breached:
             return "oom"
-        keeper, self._overfull, overfull = self._keeper, False, self._overfull
-        if overfull or (keeper and keeper.files and walls.is_full(keeper.files)):
+        place, self._overfull, overfull = self._place, False, self._overfull
+        if overfull or (place and place.files and walls.is_full(place.files)):
             return "disk_full"
         return "pids" if "pids" in breached else None
 
@@ -221,18 +233,17 @@ class WalledSandbox(ProcessSandbox):
 
     def describe(self) -> Mapping[str, Any]:
         facts: dict[str, Any] = {**super().describe()}
-        if self._keeper is not None and self._state is not None:
+        place = self._place
+        if place is not None and self._state is not None:
             kind, rlimits = self._kind, self._rlimits()
-            facts["limits"] = walls.held(
-                self.limits, kind, self._controllers, rlimits, self._keeper
-            )
-            facts["host_uid"] = os.getuid() if self._keeper.uid is None else self._keeper.uid
+            facts["limits"] = walls.held(self.limits, kind, self._controllers, rlimits, place)
+            facts["host_uid"] = os.getuid() if place.uid is None else place.uid
         return facts
 
     def _facts(self) -> dict[str, Any]:
         return {
             **super()._facts(),
-            "host_uid": self._keeper.uid if self._keeper else None,
+            "host_uid": self._host_uid,
             "cgroups": [str(path) for path in self._cgroup.paths] if self._cgroup else [],
         }
 

@@ -30,9 +30,10 @@ from story import (
     submit,
     tell,
 )
+from zygotes import sandboxes_in
 
 from lis_kernel.agent import Agent, events
-from lis_kernel.config import Budget, Limits, ModelConfig, RunConfig
+from lis_kernel.config import Budget, Limits, ModelConfig, RunConfig, SandboxConfig
 from lis_kernel.errors import ConfigError, ModelUnavailable, SandboxUnavailable
 from lis_kernel.models.scripted import ScriptedModel
 from lis_kernel.protocols import OnText
@@ -727,7 +728,7 @@ async def test_a_sandbox_that_is_killed_again_and_again(tmp_path: Path, runtime:
 async def test_a_state_folder_that_vanishes(tmp_path: Path, runtime: Path) -> None:
     def on_event(event: events.Event) -> None:
         if isinstance(event, events.CallOutput):
-            for folder in runtime.iterdir():
+            for folder in sandboxes_in(runtime):
                 shutil.rmtree(folder)
             kill_all(runtime)
 
@@ -744,14 +745,19 @@ async def test_a_sandbox_lost_after_the_submit_has_no_answer(
     tmp_path: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # a disk of its own would outlive its folder: here it is just the folder
-    monkeypatch.setattr("lis_kernel.sandbox.keeper._possible", lambda: [("none", "none")])
+    monkeypatch.setattr("lis_kernel.sandbox.keeper._possible", lambda loop: [("none", "none")])
 
     def on_event(event: events.Event) -> None:
         if isinstance(event, events.CallFinished) and event.observation.done:
-            for folder in runtime.iterdir():
+            for folder in sandboxes_in(runtime):
                 shutil.rmtree(folder)
 
-    run, _ = await tell(tmp_path, reply(submit("42")), on_event=on_event)
+    run, _ = await tell(
+        tmp_path,
+        reply(submit("42")),
+        on_event=on_event,
+        sandbox=SandboxConfig(backend="bubblewrap"),
+    )
     assert (run.stop_reason, run.answer) == (S.SANDBOX_LOST, None)
 
 
@@ -837,7 +843,7 @@ async def test_folders_without_end(tmp_path: Path, runtime: Path) -> None:
     )
     run, _ = await tell(tmp_path, reply(bash(deep)), budget={"turns": 1})
     assert (run.stop_reason, run.answer) == (S.MAX_TURNS, "42")
-    assert not list(runtime.iterdir())
+    assert not sandboxes_in(runtime)
 
 
 async def test_odd_names_come_out_whole(tmp_path: Path) -> None:

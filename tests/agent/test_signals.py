@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import gone_within
-from story import bash, check_notebook, python, reply, submit
+from story import bash, check_notebook, gone_within, python, reply, submit
+from zygotes import sandboxes_in
 
 from lis_kernel.sandbox.state import StateDir
 from lis_kernel.trajectory import Trajectory
@@ -69,7 +69,7 @@ def notebook(home: Path) -> Trajectory:
 def check_closed(home: Path, runtime: Path) -> Trajectory:
     """The run was interrupted and took its time to close everything."""
     assert not gone_within(5, runtime.name)
-    assert not list(runtime.iterdir())
+    assert not sandboxes_in(runtime)
     read = notebook(home)
     assert read.stop_reason is StopReason.INTERRUPTED
     assert read.verify() == len(read.notebook["cells"])
@@ -118,7 +118,7 @@ async def test_interrupt_while_it_starts(tmp_path: Path, runtime: Path, delay: f
     await end_of(process)
     assert process.returncode not in (0, None)
     assert not gone_within(5, runtime.name)
-    assert not list(runtime.iterdir())
+    assert not sandboxes_in(runtime)
     for path in tmp_path.glob("runs/*/trajectory.ipynb"):
         assert check_notebook(path).stop_reason is StopReason.INTERRUPTED
 
@@ -134,7 +134,7 @@ async def test_hangup(tmp_path: Path, runtime: Path) -> None:
     assert not gone_within(5, runtime.name)
     assert notebook(tmp_path).turns[0].calls[0].status == "ok"
     StateDir().remove()  # the next start sweeps what was left
-    assert not list(runtime.iterdir())
+    assert not sandboxes_in(runtime)
 
 
 async def test_nobody_reads_the_output(tmp_path: Path, runtime: Path) -> None:
@@ -146,7 +146,7 @@ async def test_nobody_reads_the_output(tmp_path: Path, runtime: Path) -> None:
     await process.wait()
     read = notebook(tmp_path)
     assert (read.stop_reason, read.answer) == (StopReason.SUBMITTED, "42")
-    assert not list(runtime.iterdir())
+    assert not sandboxes_in(runtime)
 
 
 @pytest.mark.parametrize("presses", [1, 2])

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -65,7 +66,6 @@ class Reference:
             text=True,
             bufsize=1,
         )
-        self.versions: dict[str, str] = self._reply()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -81,8 +81,14 @@ class Reference:
         if left:
             _docker("rm", "-f", *left)
 
+    @cached_property
+    def versions(self) -> dict[str, str]:
+        """Of its packages; waits until the worker has started."""
+        return self._reply()
+
     def rollout(self, turns: int = 6) -> dict[str, Any]:
         """Seconds of one task; `model` is the part of each of the `turns` in its LLM client."""
+        _ = self.versions  # is the worker's first line
         request = {
             "script": workload.script(turns),
             "task": workload.TASK,

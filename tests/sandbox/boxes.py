@@ -13,10 +13,13 @@ from lis_kernel.kernel.session import KernelSession
 from lis_kernel.sandbox.bubblewrap import BubblewrapSandbox
 
 BACKENDS = [
+    pytest.param("zygote", marks=pytest.mark.bwrap),
     pytest.param("bubblewrap", marks=pytest.mark.bwrap),
     pytest.param("docker", marks=pytest.mark.docker),
 ]
 """Those with walls; podman's are docker's by another engine."""
+COLD = BACKENDS[1:]
+"""Those whose every sandbox is started by this process; see test_zygote.py for the other."""
 PODMAN = pytest.param("podman", marks=pytest.mark.podman)
 
 Box = Callable[..., contextlib.AbstractAsyncContextManager[KernelSession]]

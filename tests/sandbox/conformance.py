@@ -45,6 +45,7 @@ KNOWN: dict[str, dict[str, str]] = {
         ],
         "local has no walls; that is what it is for",
     ),
+    "zygote": {},
     "bubblewrap": {},
     "docker": {},
     "podman": {},

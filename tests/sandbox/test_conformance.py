@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from conformance import BEHAVIOURS, KNOWN, Bench
 
-NEEDS = {"bubblewrap": "bwrap", "docker": "docker", "podman": "podman"}
+NEEDS = {"zygote": "bwrap", "bubblewrap": "bwrap", "docker": "docker", "podman": "podman"}
 
 
 def cases() -> Iterator[Any]:

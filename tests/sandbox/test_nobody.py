@@ -16,6 +16,7 @@ from typing import Any
 
 import nbformat
 import pytest
+from zygotes import end_wardens, sandboxes_in
 
 import lis_kernel
 from lis_kernel.sandbox import image_build
@@ -84,7 +85,9 @@ class Nobody:
         return out
 
     def left(self) -> list[str]:
-        return [path.name for path in (self.place / "run").iterdir() if path.name[0] != "."]
+        found = [path.name for path in sandboxes_in(self.place / "run") if path.name[0] != "."]
+        end_wardens(self.place / "run")
+        return found
 
 
 @pytest.fixture

@@ -1,0 +1,139 @@
+"""Forks sandboxes: `python zygote.py DESCRIPTOR [PACKAGE...]`, inside a bubblewrap jail.
+
+One process a jail: it imports what every kernel needs, and then forks for each request that the
+warden on the host passes on (`sandbox/warden.py`). A request is a socket to the sandbox's owner.
+The fork goes into the control group that the owner opened, leaves for namespaces of its own
+(`nest.py`), and becomes their PID 1 (`pid1.py`), whose forks are the kernels (`boot.py`). It has
+no thread, no secret and no socket but the warden's, which no fork keeps.
+"""
+
+import atexit
+import ctypes
+import importlib
+import json
+import os
+import signal
+import socket
+import sys
+import time
+
+REQUEST_BYTES = 1 << 17
+MAX_FILES = 8
+
+
+class Refused(Exception):
+    """There can be no sandbox for this owner here."""
+
+
+def main(warden, packages):
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    from guest import boot
+
+    boot.preload(packages)
+    for name in ("filter", "landlock", "nest", "network", "pid1"):
+        importlib.import_module(f"guest.{name}")  # the forks shall find it there
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        prove()
+    except Exception as error:
+        warden.send(str(error).encode())
+        os._exit(1)
+    warden.send(b"ready")
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(warden, 16, 1)
+        if not message:
+            os._exit(0)
+        for owner in descriptors:
+            try:
+                if not os.fork():
+                    warden.close()
+                    become_sandbox(socket.socket(fileno=owner))
+            except OSError:
+                pass  # the owner sees the socket's end
+            finally:
+                os.close(owner)
+
+
+def prove():
+    """Make a sandbox and let it go. Raises OSError, RuntimeError: namespaces do not nest here."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if not os.fork():
+        ours.close()
+        become_sandbox(theirs)
+    theirs.close()
+    wanted = {"groups": 0, "disk_bytes": 1 << 20, "inodes": 64, "places": {"testbed": "/testbed"}}
+    wanted |= {"files": [], "links": {}, "landlock": None, "seccomp": {}, "seconds": None}
+    with ours:
+        ours.send(json.dumps(wanted).encode())
+        said = json.loads(ours.recv(REQUEST_BYTES) or b"{}")
+    if said.get("did") != "build":
+        raise RuntimeError(f"namespaces do not nest here: {said.get('error', 'it ended')}")
+
+
+def become_sandbox(owner):
+    """In a fork: namespaces, mounts, locks; then PID 1 until its end. Never returns."""
+    from guest import nest, pid1
+
+    try:
+        message, given, _, _ = socket.recv_fds(owner, REQUEST_BYTES, MAX_FILES)
+        if not message:
+            os._exit(0)
+        wanted = json.loads(message)
+        doors, given = given[: wanted["groups"]], given[wanted["groups"] :]
+        enter(doors)
+        nest.unshare()
+        if os.fork():
+            os._exit(0)
+        files = dict(zip(wanted["files"], given, strict=True))
+        disk = nest.build(wanted["disk_bytes"], wanted["inodes"], wanted["places"], files)
+        nest.lock(wanted["landlock"], wanted["seccomp"])
+        for name in ("input", "documents", "output"):
+            os.mkdir(f"/testbed/{name}", 0o700)
+        for name, target in wanted["links"].items():
+            os.makedirs(os.path.dirname(name), 0o700, exist_ok=True)
+            os.symlink(target, name)
+        socket.send_fds(owner, [b'{"did": "build"}'], [disk])
+        os.close(disk)
+    except BaseException as error:
+        kind = "refused" if isinstance(error, Refused) else "error"
+        owner.send(json.dumps({kind: f"{type(error).__name__}: {error}"}).encode())
+        os._exit(1)
+    retitle("init of a sandbox")
+    seconds = wanted["seconds"]
+    ends = None if seconds is None else time.monotonic() + seconds
+    pid1.serve(owner, run_kernel, ends)
+
+
+def enter(doors):
+    """Go into the control groups whose files the owner has opened for us."""
+    try:
+        for fd in doors:
+            os.write(fd, b"0")
+            os.close(fd)
+    except OSError as error:
+        # we were started from a session that the owner's may not touch
+        raise Refused(f"its control group cannot be entered: {error}") from error
+
+
+def run_kernel(request):
+    """In a fork of PID 1: the kernel, and what its program asked to be called at its end."""
+    from guest import boot
+
+    retitle("kernel")
+    boot.run(request["boot"])
+    atexit._run_exitfuncs()
+
+
+def retitle(text):
+    """What `ps` shows of this process, instead of the zygote's command line."""
+    with open("/proc/self/stat", encoding="utf-8", errors="replace") as file:
+        fields = file.read().rpartition(")")[2].split()
+    start, end = int(fields[45]), int(fields[46])  # arg_start and arg_end, 48 and 49 in proc(5)
+    if 0 < end - start < 4096:
+        title = f"lis: {text}".encode()[: end - start - 1]
+        ctypes.memmove(start, title.ljust(end - start, b"\0"), end - start)
+
+
+if __name__ == "__main__":
+    main(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:])

@@ -9,6 +9,7 @@ ends with a sentence if there is none.
 `zygote.py` calls `preload` once and `run` in each of its forks.
 """
 
+import functools
 import gc
 import importlib
 import json
@@ -51,11 +52,19 @@ def _put_up_walls(boot):
 
 def _set_up(shell):
     """What an agent's notebook brings in its setup cell, for a notebook that has none."""
+    for code in _setup_code():
+        shell.ex(code)
+    shell.user_ns_hidden["str_replace_editor"] = shell.user_ns["str_replace_editor"]  # of %who
+
+
+@functools.cache
+def _setup_code():
     folder = os.path.dirname(os.path.abspath(__file__))
+    codes = []
     for name in ("shell.py", "editor.py"):
         with open(os.path.join(folder, name), encoding="utf-8") as file:
-            shell.ex(file.read())
-    shell.user_ns_hidden["str_replace_editor"] = shell.user_ns["str_replace_editor"]  # of %who
+            codes.append(compile(file.read(), "<string>", "exec"))
+    return codes
 
 
 def _set_up_network(walled, proxy, no_proxy, environment):
@@ -95,6 +104,7 @@ def preload(packages=(), rehearsed=True):
         from guest import warm
 
         warm.rehearse()
+        _setup_code()
     kernel.KernelApp.instance().prepare()
     if rehearsed and (left := _threads_and_descriptors()) != before:
         raise RuntimeError(f"threads and descriptors before and after preloading: {before}, {left}")

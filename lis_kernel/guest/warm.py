@@ -7,6 +7,7 @@ The kernel of the rehearsal is thrown away; `boot.preload` makes another one for
 
 import asyncio
 import atexit
+import fnmatch
 import gc
 import importlib
 import io
@@ -15,6 +16,10 @@ import sys
 from guest import kernel, output
 
 MODULES = (
+    "guest.filter",
+    "guest.landlock",
+    "guest.network",
+    "guest.packages",
     "csv",
     "faulthandler",
     "fractions",
@@ -58,6 +63,8 @@ def rehearse():
     """Run CELLS in a kernel without sockets. No descriptor and no thread is left of it."""
     for name in MODULES:
         importlib.import_module(name)
+    for pattern in ("*.py", "*.ipy"):  # of start-up files; glob keeps the compiled pattern
+        fnmatch.filter([], pattern)
     app = kernel.KernelApp.instance()
     app.prepare()
     session = output.CappedSession(key=b"rehearsal")

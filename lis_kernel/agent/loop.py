@@ -153,7 +153,6 @@ class _Run:
     async def carry_out(self) -> Trajectory:
         started = time.monotonic()
         self.tell(events.RunStarted(self.folder.notebook, self.task, self.config))
-        self.recorder.save()
         work = self.agent._work = asyncio.create_task(self._work())
         cancelled: asyncio.CancelledError | None = None
         if self.agent._stopped:
@@ -197,6 +196,7 @@ class _Run:
         except Exception:
             log.exception("the sandbox could not be removed")
         self._close(reason, detail, taken, time.monotonic() - started)
+        await self.recorder.saved()
         self.tell(events.RunEnded(reason, detail, taken.answer, self.folder.notebook))
 
     def _outcome(self, work: asyncio.Task[StopReason], late: bool) -> tuple[StopReason, str]:
@@ -244,6 +244,7 @@ class _Run:
         loading = asyncio.create_task(self.model.prepare(self._fetching()))
         loading.add_done_callback(lambda task: task.cancelled() or task.exception())
         try:
+            await self.recorder.saved()
             messages = await self._start()
             await of_model(loading)
         finally:
@@ -281,8 +282,11 @@ class _Run:
         setup = code_cell("setup", self.kind.setup, ["lis-setup"], folded=True, kind="setup")
         self.recorder.begin(setup)
         try:
-            warm = self.warm
-            result = await self.session.start() if warm is None else warm.setup_result
+            if self.warm is None:
+                await self.recorder.saved()
+                result = await self.session.start()
+            else:
+                result = self.warm.setup_result
         except BaseException as error:
             self.recorder.finish(status=cut_short(error))
             raise

@@ -16,12 +16,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jupyter_client.session import Session
-
 from lis_kernel.config import Limits, amount
 from lis_kernel.errors import KernelDied, SandboxError, SandboxLost, StartTimeout
 from lis_kernel.kernel.outputs import OutputCollector
 from lis_kernel.kernel.wire import Channel, WireError
+from lis_kernel.kernel.words import Words
 from lis_kernel.protocols import KernelProcess, Sandbox
 from lis_kernel.types import CellResult, Output, Verdict
 
@@ -79,7 +78,7 @@ class KernelSession:
         self.limits = limits
         self.setup = setup
         self._channels: dict[str, Channel] = {}
-        self._words = Session()
+        self._words = Words("", "")
         self._process: KernelProcess | None = None
         self._readers: list[asyncio.Task[None]] = []
         self._cell: _Cell | None = None
@@ -103,7 +102,7 @@ class KernelSession:
         except OSError as error:  # e.g. its folder was removed
             raise SandboxLost(f"the kernel cannot be started: {error}") from error
         facts = self._process.connection_info
-        self._words = Session(key=facts["key"].encode(), signature_scheme=facts["signature_scheme"])
+        self._words = Words(facts["key"], facts["signature_scheme"])
         self._welcome = asyncio.Event()
         try:
             async with asyncio.timeout(WELCOME_SECONDS):
@@ -165,9 +164,9 @@ class KernelSession:
 
     def _send(self, name: str, kind: str, content: dict[str, Any]) -> str:
         """Send a request; its id."""
-        message = self._words.msg(kind, content)
-        self._channels[name].send(self._words.serialize(message))
-        return str(message["header"]["msg_id"])
+        msg_id, frames = self._words.request(kind, content)
+        self._channels[name].send(frames)
+        return msg_id
 
     async def execute(
         self, source: str, timeout: float | None = None, on_output: OnOutput | None = None
@@ -337,7 +336,7 @@ class KernelSession:
                 log.debug("dropped a message that would take too much memory")
                 continue
             try:
-                message = self._words.deserialize(self._words.feed_identities(frames)[1])
+                message = self._words.read(frames)
             except Exception as error:
                 log.debug("dropped a message that cannot be read: %s", error)
                 continue

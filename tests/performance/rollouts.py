@@ -21,9 +21,11 @@ from typing import Any, Self
 
 import rivals
 import workload
-from harness import Contender, NotHere, Row, interleave, say
+from harness import Contender, Row, interleave, say
 from ours import Settings, full, pool_of, rollout
 from reference import Reference
+
+from lis_kernel.kernel.pool import Pool
 
 NAMES = ("rollout_scripted", "rollouts_per_s")
 SHORT, LONG = 6, 12
@@ -37,7 +39,7 @@ HERE = Path(__file__).parent
 # -- one at a time ---------------------------------------------------------------------------------
 
 
-def ours(backend: str, pool: Any = None) -> Contender:
+def ours(backend: str, pool: Pool | None = None) -> Contender:
     async def contender() -> dict[str, float]:
         found = []
         for turns in (SHORT, LONG):
@@ -74,11 +76,8 @@ async def one_at_a_time(settings: Settings) -> Row:
     row = Row("rollout_scripted", "ms", [])
     async with contextlib.AsyncExitStack() as stack:
         contenders: dict[str, Contender] = {}
-        try:
-            pool = await stack.enter_async_context(pool_of(settings.backend, POOL))
-            contenders["ours"] = ours(settings.backend, pool)
-        except NotHere as missing:
-            row.error = str(missing)
+        pool = await stack.enter_async_context(pool_of(settings.backend, POOL))
+        contenders["ours"] = ours(settings.backend, pool)
         contenders[f"{settings.backend}, no pool"] = ours(settings.backend)
         if settings.backend != "bubblewrap":
             contenders["bubblewrap"] = ours("bubblewrap")

@@ -29,7 +29,7 @@ bench: setup-dev
 	@$(BIN)/python tests/performance/bench.py $(NAMES)
 
 # the attack table of SECURITY.md, from a run on each backend
-ATTACKED ?= bubblewrap docker
+ATTACKED ?= zygote bubblewrap docker
 attacks: setup-dev
 	@for backend in $(ATTACKED); do \
 	  $(BIN)/lis doctor --attack --json --backend $$backend > .venv/attacks-$$backend.json || exit 1; done

@@ -12,6 +12,7 @@ import json
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -66,10 +67,15 @@ def make(backend: str, limits: Limits | None = None) -> Any:
     Raises:
         NotHere: there is no such backend.
     """
+    return _kind(backend)(SandboxConfig(backend=backend), limits or Limits())
+
+
+@cache
+def _kind(backend: str) -> Any:
+    """Once: to list the backends takes as long as half a start, and no run does it."""
     if backend not in registry.names(registry.SANDBOXES):
         raise NotHere(f"not here yet: the backend `{backend}`")
-    kind = registry.load(registry.SANDBOXES, backend, "--backend")
-    return kind(SandboxConfig(backend=backend), limits or Limits())
+    return registry.load(registry.SANDBOXES, backend, "--backend")
 
 
 async def start(backend: str, *, setup: str = ONE, limits: Limits | None = None) -> KernelSession:

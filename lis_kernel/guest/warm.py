@@ -6,7 +6,6 @@ The kernel of the rehearsal is thrown away; `boot.preload` makes another one for
 """
 
 import asyncio
-import atexit
 import fnmatch
 import gc
 import importlib
@@ -80,9 +79,7 @@ def rehearse():
     finally:
         sys.stdout, sys.stderr = streams
         asyncio.set_event_loop_policy(policy)
-        atexit.unregister(app.shell.atexit_operations)
-        for made in (app, app.kernel, app.shell):
-            made.clear_instance()
+        app.forget()
         for name in ("last_type", "last_value", "last_traceback", "last_exc"):
             vars(sys).pop(name, None)
         output.Caps.execution_count = 0

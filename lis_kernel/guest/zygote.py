@@ -29,7 +29,7 @@ def main(warden, packages):
     from guest import boot
 
     boot.preload(packages)
-    for name in ("filter", "landlock", "nest", "network", "pid1"):
+    for name in ("duplicate", "filter", "landlock", "nest", "network", "pid1"):
         importlib.import_module(f"guest.{name}")  # the forks shall find it there
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -72,7 +72,7 @@ def prove():
 
 def become_sandbox(owner):
     """In a fork: namespaces, mounts, locks; then PID 1 until its end. Never returns."""
-    from guest import nest, pid1
+    from guest import duplicate, nest, pid1
 
     try:
         message, given, _, _ = socket.recv_fds(owner, REQUEST_BYTES, MAX_FILES)
@@ -84,14 +84,22 @@ def become_sandbox(owner):
         nest.unshare()
         if os.fork():
             os._exit(0)
+        source = given.pop() if wanted.get("branch") else None
         files = dict(zip(wanted["files"], given, strict=True))
         disk = nest.build(wanted["disk_bytes"], wanted["inodes"], wanted["places"], files)
+        if source is not None:
+            nest.drop({nest.CAP_DAC_OVERRIDE})  # a file may be closed to its own owner
+            for name in wanted["branch"]:
+                flags = duplicate.FLAGS | os.O_DIRECTORY
+                with (
+                    duplicate.opened(name, flags, source) as old,
+                    duplicate.opened(name, flags, disk) as new,
+                ):
+                    duplicate.folder(old, new)
+            os.close(source)
         nest.lock(wanted["landlock"], wanted["seccomp"])
-        for name in ("input", "documents", "output"):
-            os.mkdir(f"/testbed/{name}", 0o700)
-        for name, target in wanted["links"].items():
-            os.makedirs(os.path.dirname(name), 0o700, exist_ok=True)
-            os.symlink(target, name)
+        if source is None:
+            furnish(wanted["links"])
         socket.send_fds(owner, [b'{"did": "build"}'], [disk])
         os.close(disk)
     except BaseException as error:
@@ -101,6 +109,15 @@ def become_sandbox(owner):
     seconds = wanted["seconds"]
     ends = None if seconds is None else time.monotonic() + seconds
     pid1.serve(owner, run_kernel, ends)
+
+
+def furnish(links):
+    """The folders and links that a sandbox begins with."""
+    for name in ("input", "documents", "output"):
+        os.mkdir(f"/testbed/{name}", 0o700)
+    for name, target in links.items():
+        os.makedirs(os.path.dirname(name), 0o700, exist_ok=True)
+        os.symlink(target, name)
 
 
 def enter(doors):

@@ -45,6 +45,8 @@ REFUSED = "refused"
 REFUSED_SECONDS = 600.0
 START_SECONDS = 60.0
 MESSAGE_BYTES = 65536
+BRANCHED = ("testbed", "tmp", "home")
+"""The folders of the disk that a branch has a copy of."""
 PASSED = ("PATH", "HOME", "LANG", "LIS_DATA_DIR", "LIS_ZYGOTE_SECONDS")
 
 
@@ -149,6 +151,12 @@ class Berth(Init):
         self._pidfd = -1
         self._name = b""
 
+    def successor(self) -> Berth:
+        """For a sandbox in this one's place: known to the same warden by the same name."""
+        new = Berth(self._warden, self.disk_bytes)
+        new._name = self._name
+        return new
+
     def announce(self, folder: Path) -> None:
         """From now on the warden removes what we leave of the sandbox `folder`.
 
@@ -166,8 +174,9 @@ class Berth(Init):
         wanted: Mapping[str, Any],
         files: Mapping[str, Path],
         doors: Sequence[Path],
+        origin: Berth | None = None,
     ) -> None:
-        """Have it forked and built, once it is announced.
+        """Have it forked and built, once it is announced; its files may be a copy of `origin`'s.
 
         `files` maps a path inside to the file of the host whose content shall stand there; `doors`
         are the control groups' files, see `Cgroup.doors`: the fork enters them before anything.
@@ -188,6 +197,8 @@ class Berth(Init):
                 for fd in opened:
                     stack.callback(os.close, fd)
                 data = {**wanted, "groups": len(doors), "files": list(files)}
+                if origin is not None:
+                    data["branch"], opened = BRANCHED, [*opened, origin._fd]
                 socket.send_fds(ours, [json.dumps(data).encode()], opened)
                 socket.send_fds(self._warden, [self._name], [theirs.fileno()])
             async with asyncio.timeout(START_SECONDS):

@@ -110,6 +110,21 @@ class Sandbox(Protocol):
         """
         ...
 
+    async def reset(self) -> None:
+        """End the kernel and all else; the box is again as after `start`, and as old.
+
+        Called by whoever uses one box for several tasks, between them; then a kernel is launched.
+        """
+        ...
+
+    async def branch(self) -> Sandbox:
+        """Another box, started, whose files begin as a copy of this one's; without a kernel.
+
+        Called between cells, to try two ways on; what still runs in here may be writing to a file
+        as it is copied. The caller stops it.
+        """
+        ...
+
     def put(self, source: Path, target: str) -> None:
         """Copy a host file or folder to the absolute path `target` of the box."""
         ...

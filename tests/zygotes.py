@@ -9,27 +9,26 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from lis_kernel.sandbox.berth import FOLDER
-from lis_kernel.sandbox.reaper import read_record
+from lis_kernel.sandbox.berth import zygotes
 
-__all__ = ["FOLDER", "end_wardens", "family", "jails", "sandboxes_in", "until", "wardens"]
+__all__ = ["end_wardens", "family", "jails", "until", "wardens"]
 
 WARDEN = "lis_kernel.sandbox.warden"
 STANDING = (WARDEN, "keeper.sh", "bwrap", "zygote.py", "nsenter")
 """In the command lines of a warden and of what it keeps while there is no sandbox."""
 
 
-def wardens(runtime: Path) -> list[int]:
-    """The process ids of the wardens that serve this folder."""
-    return _wardens(f"{runtime}/", _processes())
+def wardens(place: Path) -> list[int]:
+    """The process ids of the wardens whose folders are in `place`."""
+    return _wardens(f"{place}/", _processes())
 
 
-def family(marker: str) -> tuple[set[int], dict[int, str]]:
-    """Of the wardens with `marker` in their paths: what stands always, and the sandboxes' forks."""
+def family() -> tuple[set[int], dict[int, str]]:
+    """Of this test's wardens: the processes that stand always, and the sandboxes' forks."""
     known = _processes()
     standing: set[int] = set()
     forks: dict[int, str] = {}
-    todo = _wardens(marker, known)
+    todo = _wardens(f"{zygotes()}/", known)
     while todo:
         pid = todo.pop()
         command = known[pid][1]
@@ -58,24 +57,17 @@ def _processes() -> dict[int, tuple[int, str]]:
     return found
 
 
-def jails(runtime: Path) -> list[str]:
-    """The names of their jails' folders."""
-    records = (read_record(path) for path in runtime.iterdir())
-    return [record["id"] for record in records if "jail" in record.get("backend", "")]
+def jails(place: Path) -> list[Path]:
+    """The folders of the jails of the wardens whose folders are in `place`."""
+    return [path for path in place.glob("*/*") if (path / "owner").is_file()]
 
 
-def sandboxes_in(runtime: Path) -> list[Path]:
-    """The folders of sandboxes; a zygote's are none."""
-    none = {FOLDER, *jails(runtime)}
-    return [path for path in runtime.iterdir() if path.name not in none]
-
-
-def end_wardens(runtime: Path) -> None:
+def end_wardens(place: Path) -> None:
     """End them all, and with them whatever sandboxes they still have."""
-    for pid in wardens(runtime):
+    for pid in wardens(place):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
-    assert until(lambda: not wardens(runtime))
+    assert until(lambda: not wardens(place))
 
 
 def until(true: Callable[[], object], seconds: float = 10.0) -> bool:

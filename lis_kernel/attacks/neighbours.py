@@ -24,9 +24,8 @@ from lis_kernel.attacks.listeners import Listeners
 from lis_kernel.attacks.world import NaiveProxy, World
 from lis_kernel.errors import LisKernelError, SandboxUnavailable
 from lis_kernel.sandbox import cgroup
-from lis_kernel.sandbox.berth import FOLDER
+from lis_kernel.sandbox.berth import zygotes
 from lis_kernel.sandbox.container_spec import RUN_INSIDE
-from lis_kernel.sandbox.state import runtime_dir
 from lis_kernel.sandbox.warden import SOCKET
 
 __all__ = ["ASKED", "PARTS", "baits_of", "run"]
@@ -214,7 +213,7 @@ def _forkers(ground: Ground) -> Iterator[dict[str, Any]]:
             cwd="/",
         )
         try:
-            real = [str(place) for place in runtime_dir().glob(f"{FOLDER}/*/{SOCKET}")]
+            real = [str(place) for place in zygotes().glob(f"*/{SOCKET}")]
             # in the canary the bait alone: what would get through there would hurt the real ones
             yield {
                 "sockets": [str(path)] if ground.canary else [*real, str(path)],

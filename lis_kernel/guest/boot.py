@@ -9,6 +9,7 @@ ends with a sentence if there is none.
 `zygote.py` calls `preload` once and `run` in each of its forks.
 """
 
+import functools
 import gc
 import importlib
 import json
@@ -51,11 +52,19 @@ def _put_up_walls(boot):
 
 def _set_up(shell):
     """What an agent's notebook brings in its setup cell, for a notebook that has none."""
+    for code in _setup_code():
+        shell.ex(code)
+    shell.user_ns_hidden["str_replace_editor"] = shell.user_ns["str_replace_editor"]  # of %who
+
+
+@functools.cache
+def _setup_code():
     folder = os.path.dirname(os.path.abspath(__file__))
+    codes = []
     for name in ("shell.py", "editor.py"):
         with open(os.path.join(folder, name), encoding="utf-8") as file:
-            shell.ex(file.read())
-    shell.user_ns_hidden["str_replace_editor"] = shell.user_ns["str_replace_editor"]  # of %who
+            codes.append(compile(file.read(), "<string>", "exec"))
+    return codes
 
 
 def _set_up_network(walled, proxy, no_proxy, environment):
@@ -68,15 +77,14 @@ def _set_up_network(walled, proxy, no_proxy, environment):
         network.start_forwarder(proxy, no_proxy)
 
 
-def preload(packages=(), rehearsed=True):
+def preload(packages=()):
     """All that a kernel needs and every sandbox shares.
 
-    `packages` are imported too, for cells that use them. What takes its time and pays only where
-    many kernels follow, is left out unless `rehearsed`. Raises RuntimeError if a thread or a
+    `packages` are imported too, for cells that use them. Raises RuntimeError if a thread or a
     descriptor is left of it, which no fork could do with.
     """
     gc.disable()
-    before = rehearsed and _threads_and_descriptors()
+    before = _threads_and_descriptors()
     _stub_debugger()
 
     from guest import lazy
@@ -91,14 +99,33 @@ def preload(packages=(), rehearsed=True):
         importlib.import_module(name)
     os.environ.clear()
     os.environ.update(environment)
-    if rehearsed:
-        from guest import warm
-
-        warm.rehearse()
     kernel.KernelApp.instance().prepare()
-    if rehearsed and (left := _threads_and_descriptors()) != before:
-        raise RuntimeError(f"threads and descriptors before and after preloading: {before}, {left}")
+    _see_nothing_left(before)
     gc.freeze()
+
+
+def rehearse():
+    """After `preload`: what takes its time and pays only where many kernels follow.
+
+    Raises RuntimeError as `preload` does.
+    """
+    before = _threads_and_descriptors()
+
+    from guest import kernel, warm
+
+    gc.unfreeze()
+    kernel.KernelApp.instance().forget()
+    warm.rehearse()
+    _setup_code()
+    kernel.KernelApp.instance().prepare()
+    gc.collect()
+    _see_nothing_left(before)
+    gc.freeze()
+
+
+def _see_nothing_left(before):
+    if (left := _threads_and_descriptors()) != before:
+        raise RuntimeError(f"threads and descriptors before and after preloading: {before}, {left}")
 
 
 def _threads_and_descriptors():
@@ -155,7 +182,7 @@ def main(path):
         boot = json.load(file)
     # `guest` can be imported, but not our modules by their bare names
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    preload(rehearsed=False)
+    preload()
     run(boot)
 
 

@@ -7,6 +7,7 @@ has no use for is left out: debugger, history, subshells, command line, configur
 """
 
 import asyncio
+import atexit
 import contextlib
 import json
 import logging
@@ -133,6 +134,12 @@ class KernelApp(IPKernelApp):
         keep_no_outputs(self.shell)
         cells.quicken(self.shell)
         assert self.session  # made here; `begin` gives it a key and an identity
+
+    def forget(self):
+        """Undo `prepare`: the next instance begins anew."""
+        atexit.unregister(self.shell.atexit_operations)
+        for made in (self, self.kernel, self.shell):
+            made.clear_instance()
 
     def begin(self, connection_file, owner_fd=None):
         """Make what is this process's own; from here on the sockets take messages.

@@ -25,9 +25,11 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
 MS_NOATIME, MS_BIND, MS_REC, MS_PRIVATE = 1024, 4096, 16384, 1 << 18
 MNT_DETACH = 2
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
-PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 4, 24, 38
+PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 4, 38
+PR_CAPBSET_READ, PR_CAPBSET_DROP = 23, 24
 PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 CAPABILITY_VERSION_3 = 0x20080522
+CAP_DAC_OVERRIDE = 1
 USER = 1000
 DISK = "/mnt"
 """Where the disk stands while it is made."""
@@ -131,21 +133,34 @@ def loopback():
         fcntl.ioctl(sock, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", flags | IFF_UP))
 
 
+def drop(keep=()):
+    """Give up every power over these namespaces, for good, but for the capabilities `keep`.
+
+    Raises OSError: they were not given up; the caller must not go on.
+    """
+    for number in range(64):
+        there = LIBC.prctl(PR_CAPBSET_READ, number, 0, 0, 0)
+        if there < 0 and ctypes.get_errno() == errno.EINVAL:
+            break  # above the last one that this kernel knows
+        if there:  # not if it was given up before: then we may not even ask
+            result = LIBC.prctl(PR_CAPBSET_DROP, number, 0, 0, 0)
+            call("capability bounding set", result)
+    LIBC.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    header = struct.pack("Ii", CAPABILITY_VERSION_3, 0)
+    mask = sum(1 << number for number in keep)
+    halves = mask & 0xFFFFFFFF, mask >> 32
+    effective_permitted_inheritable = [word for half in halves for word in (half, half, 0)]
+    call("capset", LIBC.capset(header, struct.pack("6I", *effective_permitted_inheritable)))
+    call("no_new_privs", LIBC.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+    call("dumpable", LIBC.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0))  # no ptrace by code of the same uid
+
+
 def lock(landlock, seccomp):
-    """Give up every power over these namespaces, for good; then Landlock and the filter.
+    """No power is left, for good; then Landlock and the filter.
 
     Raises OSError: something is not locked; the caller must not go on.
     """
-    for number in range(64):
-        if LIBC.prctl(PR_CAPBSET_DROP, number, 0, 0, 0):
-            if ctypes.get_errno() == errno.EINVAL:  # above the last one that this kernel knows
-                break
-            call("capability bounding set", -1)
-    LIBC.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
-    header = struct.pack("Ii", CAPABILITY_VERSION_3, 0)
-    call("capset", LIBC.capset(header, bytes(24)))
-    call("no_new_privs", LIBC.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
-    call("dumpable", LIBC.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0))  # no ptrace by code of the same uid
+    drop()
     if landlock:
         from guest import landlock as rules
 

@@ -1,10 +1,11 @@
 """Forks sandboxes: `python zygote.py DESCRIPTOR [PACKAGE...]`, inside a bubblewrap jail.
 
-One process a jail: it imports what every kernel needs, and then forks for each request that the
-warden on the host passes on (`sandbox/warden.py`). A request is a socket to the sandbox's owner.
-The fork goes into the control group that the owner opened, leaves for namespaces of its own
-(`nest.py`), and becomes their PID 1 (`pid1.py`), whose forks are the kernels (`boot.py`). It has
-no thread, no secret and no socket but the warden's, which no fork keeps.
+It imports what every kernel needs, and then forks for each request that the warden on the host
+passes on (`sandbox/warden.py`). A request is a socket to the sandbox's owner. The fork goes into
+the control group that the owner opened, leaves for namespaces of its own (`nest.py`), and becomes
+their PID 1 (`pid1.py`), whose forks are the kernels (`boot.py`). A zygote has no thread, no secret
+and no socket but the warden's, which no fork keeps. Once it is not busy, a second generation of it
+rehearses what kernels do first, while the first one serves; then it takes over.
 """
 
 import atexit
@@ -12,13 +13,16 @@ import ctypes
 import importlib
 import json
 import os
+import select
 import signal
 import socket
 import sys
 import time
+import traceback
 
 REQUEST_BYTES = 1 << 17
 MAX_FILES = 8
+QUIET_SECONDS = 0.3
 
 
 class Refused(Exception):
@@ -26,11 +30,23 @@ class Refused(Exception):
 
 
 def main(warden, packages):
+    """The jail's own process: as long as there is a zygote, whichever generation."""
+    alive, held = os.pipe()
+    if not os.fork():
+        os.close(alive)
+        serve(warden, packages, held)
+    warden.close()
+    os.close(held)
+    os.read(alive, 1)
+
+
+def serve(warden, packages, held):
+    """The first generation; never returns. `held` is kept open by all of them."""
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     from guest import boot
 
     boot.preload(packages)
-    for name in ("filter", "landlock", "nest", "network", "pid1"):
+    for name in ("duplicate", "filter", "landlock", "nest", "network", "pid1"):
         importlib.import_module(f"guest.{name}")  # the forks shall find it there
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -40,14 +56,52 @@ def main(warden, packages):
         warden.send(str(error).encode())
         os._exit(1)
     warden.send(b"ready")
-    while True:
-        message, descriptors, _, _ = socket.recv_fds(warden, 16, 1)
+    fork_until(lambda: not readable([warden], QUIET_SECONDS), warden, [held])
+    heard, said = os.pipe()
+    if not os.fork():
+        os.close(heard)
+        rehearsed(boot)
+        os.write(said, b"1")
+        os.close(said)
+        fork_until(lambda: not readable([warden]), warden, [held])
+    os.close(said)
+    fork_until(lambda: heard in readable([warden, heard]), warden, [held, heard])
+    if os.read(heard, 1):
+        os._exit(0)
+    os.close(heard)  # the second generation failed, as the log says
+    fork_until(lambda: not readable([warden]), warden, [held])
+
+
+def rehearsed(boot):
+    try:
+        boot.rehearse()
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
+def readable(descriptors, seconds=None):
+    return select.select(descriptors, [], [], seconds)[0]
+
+
+def fork_until(over, warden, held):
+    """Fork a sandbox for each request, until `over` says so. Exits if the warden is gone.
+
+    `held` are descriptors that no fork keeps.
+    """
+    while not over():
+        try:
+            message, descriptors, _, _ = socket.recv_fds(warden, 16, 1, socket.MSG_DONTWAIT)
+        except BlockingIOError:  # the other generation was quicker
+            continue
         if not message:
             os._exit(0)
         for owner in descriptors:
             try:
                 if not os.fork():
                     warden.close()
+                    for fd in held:
+                        os.close(fd)
                     become_sandbox(socket.socket(fileno=owner))
             except OSError:
                 pass  # the owner sees the socket's end
@@ -73,7 +127,7 @@ def prove():
 
 def become_sandbox(owner):
     """In a fork: namespaces, mounts, locks; then PID 1 until its end. Never returns."""
-    from guest import nest, pid1
+    from guest import duplicate, nest, pid1
 
     try:
         message, given, _, _ = socket.recv_fds(owner, REQUEST_BYTES, MAX_FILES)
@@ -85,14 +139,22 @@ def become_sandbox(owner):
         nest.unshare()
         if os.fork():
             os._exit(0)
+        source = given.pop() if wanted.get("branch") else None
         files = dict(zip(wanted["files"], given, strict=True))
         disk = nest.build(wanted["disk_bytes"], wanted["inodes"], wanted["places"], files)
+        if source is not None:
+            nest.drop({nest.CAP_DAC_OVERRIDE})  # a file may be closed to its own owner
+            for name in wanted["branch"]:
+                flags = duplicate.FLAGS | os.O_DIRECTORY
+                with (
+                    duplicate.opened(name, flags, source) as old,
+                    duplicate.opened(name, flags, disk) as new,
+                ):
+                    duplicate.folder(old, new)
+            os.close(source)
         nest.lock(wanted["landlock"], wanted["seccomp"])
-        for name in ("input", "documents", "output"):
-            os.mkdir(f"/testbed/{name}", 0o700)
-        for name, target in wanted["links"].items():
-            os.makedirs(os.path.dirname(name), 0o700, exist_ok=True)
-            os.symlink(target, name)
+        if source is None:
+            furnish(wanted["links"])
         socket.send_fds(owner, [b'{"did": "build"}'], [disk])
         os.close(disk)
     except BaseException as error:
@@ -103,6 +165,15 @@ def become_sandbox(owner):
     seconds = wanted["seconds"]
     ends = None if seconds is None else time.monotonic() + seconds
     pid1.serve(owner, run_kernel, ends)
+
+
+def furnish(links):
+    """The folders and links that a sandbox begins with."""
+    for name in ("input", "documents", "output"):
+        os.mkdir(f"/testbed/{name}", 0o700)
+    for name, target in links.items():
+        os.makedirs(os.path.dirname(name), 0o700, exist_ok=True)
+        os.symlink(target, name)
 
 
 def enter(doors):

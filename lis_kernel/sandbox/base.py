@@ -16,7 +16,7 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from lis_kernel.config import Limits, SandboxConfig
 from lis_kernel.errors import SandboxLost
@@ -108,6 +108,35 @@ class ProcessSandbox:
     def _host_uid(self) -> int | None:
         """The host's uid of the sandbox's processes, where that is not ours."""
         return None
+
+    async def reset(self) -> None:
+        """End everything in it; it is again as after `start`, and its time begins anew."""
+        await self.stop()
+        await self.start()
+
+    async def branch(self) -> Self:
+        """A new sandbox like this one, started, with a copy of /testbed, /tmp and the home folder.
+
+        Of what is in them only sockets are left out. What still runs in here is not held back
+        while they are copied.
+
+        Raises:
+            SandboxError: the copy failed, as when folders are more than 200 deep.
+        """
+        twin = self._twin()
+        try:
+            await twin.start()
+            await twin._copy_from(self.state)
+        except BaseException:
+            await twin.stop()
+            raise
+        return twin
+
+    def _twin(self) -> Self:
+        return type(self)(self.config, self.limits, caps=self.caps, setup=self.setup, say=self.say)
+
+    async def _copy_from(self, origin: StateDir) -> None:
+        await origin.copy_to(self.state)
 
     async def launch_kernel(self) -> KernelProcess:
         """Start a kernel; the one before it, if any, is killed first."""

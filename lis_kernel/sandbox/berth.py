@@ -32,19 +32,22 @@ from lis_kernel.sandbox import image
 from lis_kernel.sandbox.init import Init
 from lis_kernel.sandbox.keeper import Disk
 from lis_kernel.sandbox.launch import GUEST, PASSED_ON
-from lis_kernel.sandbox.state import runtime_dir
+from lis_kernel.sandbox.state import private_folder, runtime_dir
 from lis_kernel.sandbox.warden import READY_SECONDS, SOCKET
 
-__all__ = ["Berth", "reach"]
+__all__ = ["Berth", "reach", "zygotes"]
 
 FOLDER = "zygotes"
-"""In the runtime folder: a folder for each kind of zygote, with its warden's socket."""
+"""In the runtime folder: a folder for each kind of zygote, with its warden's socket.
+`LIS_ZYGOTE_DIR` takes another place for these folders."""
 REFUSED = "refused"
 """A file there, for a while: why there can be none on this system."""
 REFUSED_SECONDS = 600.0
 START_SECONDS = 60.0
 MESSAGE_BYTES = 65536
-PASSED = ("PATH", "HOME", "LANG", "LIS_DATA_DIR", "LIS_RUNTIME_DIR", "LIS_ZYGOTE_SECONDS")
+BRANCHED = ("testbed", "tmp", "home")
+"""The folders of the disk that a branch has a copy of."""
+PASSED = ("PATH", "HOME", "LANG", "LIS_DATA_DIR", "LIS_ZYGOTE_SECONDS")
 
 
 def reach(built: image.Image, packages: Sequence[str]) -> socket.socket:
@@ -55,11 +58,11 @@ def reach(built: image.Image, packages: Sequence[str]) -> socket.socket:
     Raises:
         SandboxUnavailable: zygotes do not work on this system; says why.
     """
-    folder = runtime_dir() / FOLDER / _kind(built, tuple(packages))
+    folder = zygotes() / _kind(built, tuple(packages))
     if (connection := _connect(folder)) is not None:
         return connection
     for path in (folder.parent, folder):
-        path.mkdir(mode=0o700, exist_ok=True)
+        private_folder(path)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # one of us starts it, the others find it
         if (connection := _connect(folder)) is not None:
@@ -76,6 +79,11 @@ def reach(built: image.Image, packages: Sequence[str]) -> socket.socket:
     if (connection := _connect(folder)) is None:
         raise SandboxUnavailable("the zygote ended as soon as it had started")
     return connection
+
+
+def zygotes() -> Path:
+    """The folder of this user's zygotes; need not be there."""
+    return Path(os.environ.get("LIS_ZYGOTE_DIR") or runtime_dir() / FOLDER)
 
 
 def _connect(folder: Path) -> socket.socket | None:
@@ -143,13 +151,19 @@ class Berth(Init):
         self._pidfd = -1
         self._name = b""
 
-    def announce(self, name: str) -> None:
-        """From now on the warden removes what we leave of sandbox `name`.
+    def successor(self) -> Berth:
+        """For a sandbox in this one's place: known to the same warden by the same name."""
+        new = Berth(self._warden, self.disk_bytes)
+        new._name = self._name
+        return new
+
+    def announce(self, folder: Path) -> None:
+        """From now on the warden removes what we leave of the sandbox `folder`.
 
         Raises:
             SandboxLost: the warden has ended.
         """
-        self._name = name.encode()
+        self._name = os.fsencode(folder.absolute())
         try:
             self._warden.send(self._name)
         except OSError as error:
@@ -160,8 +174,9 @@ class Berth(Init):
         wanted: Mapping[str, Any],
         files: Mapping[str, Path],
         doors: Sequence[Path],
+        origin: Berth | None = None,
     ) -> None:
-        """Have it forked and built, once it is announced.
+        """Have it forked and built, once it is announced; its files may be a copy of `origin`'s.
 
         `files` maps a path inside to the file of the host whose content shall stand there; `doors`
         are the control groups' files, see `Cgroup.doors`: the fork enters them before anything.
@@ -182,6 +197,8 @@ class Berth(Init):
                 for fd in opened:
                     stack.callback(os.close, fd)
                 data = {**wanted, "groups": len(doors), "files": list(files)}
+                if origin is not None:
+                    data["branch"], opened = BRANCHED, [*opened, origin._fd]
                 socket.send_fds(ours, [json.dumps(data).encode()], opened)
                 socket.send_fds(self._warden, [self._name], [theirs.fileno()])
             async with asyncio.timeout(START_SECONDS):

@@ -292,11 +292,18 @@ class DockerSandbox(DockerEngine, ProcessSandbox):
 
     # -- files -----------------------------------------------------------------------------------
 
+    async def _copy_from(self, origin: StateDir) -> None:
+        await origin.copy_to(self.state, self._giving)
+
+    @property
+    def _giving(self) -> int:
+        """Whose files are those that we make; -1 for our own."""
+        # only root can give files away; others' are the container's user's already
+        return self._spec.uid if self._spec is not None and os.getuid() == 0 else -1
+
     def put(self, source: Path, target: str) -> None:
-        uid = self._spec.uid if self._spec is not None else 0
         try:
-            # only root can give files away; others' are the container's user's already
-            self.state.put(source, target, -1 if os.getuid() else uid)
+            self.state.put(source, target, self._giving)
         except OSError as error:
             raise SandboxError(f"{source} does not fit into the sandbox: {error}") from error
 

@@ -104,6 +104,12 @@ class Network:
         self._proxy = Proxy(policy)
         await self._proxy.start(run / SOCKET, -1 if uid is None else uid)
 
+    async def again(self, run: Path, uid: int | None = None) -> None:
+        """After `start`, once the run folder is another one: what was connected is cut off."""
+        if self._proxy:
+            await self._proxy.stop()
+            await self._proxy.start(run / SOCKET, -1 if uid is None else uid)
+
     def guest(self, run_inside: str) -> dict[str, Any]:
         """What boot.py is told: to test the wall, where the proxy is, the environment."""
         policy = self._proxy.policy if self._proxy else self.policy

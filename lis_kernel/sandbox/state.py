@@ -9,11 +9,15 @@ followed through a symlink, and only regular files are opened.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import fcntl
 import json
 import os
 import secrets
 import stat
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -25,9 +29,10 @@ from lis_kernel.sandbox.acting import acting_as
 from lis_kernel.sandbox.keeper import UID_BITS
 from lis_kernel.sandbox.reaper import RECORD, reap, remove_tree
 
-__all__ = ["StateDir", "new_folder", "open_beneath", "owner_alive", "runtime_dir"]
+__all__ = ["StateDir", "new_folder", "open_beneath", "owner_alive", "private_folder", "runtime_dir"]
 
 DIRECTORIES = ("testbed/input", "testbed/documents", "testbed/output", "tmp", "home", "run", "shm")
+DUPLICATE = Path(__file__).parent.parent / "guest" / "duplicate.py"
 MAX_FILES = 10_000
 """Most files that are taken out of one sandbox."""
 MAX_DEPTH = 50
@@ -41,17 +46,29 @@ def runtime_dir() -> Path:
         SandboxError: the folder belongs to somebody else.
     """
     root = Path(os.environ.get("LIS_RUNTIME_DIR") or Path("/tmp") / f"lis-{os.getuid()}")
-    root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    info = root.lstat()
-    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid():
-        raise SandboxError(f"{root} is not a folder of this user; set LIS_RUNTIME_DIR to another")
-    root.chmod(0o700)
+    private_folder(root, "LIS_RUNTIME_DIR")
     return root
 
 
-def new_folder() -> Path:
-    """A folder's name for a new sandbox; what dead owners left beside it is swept first."""
-    base = runtime_dir()
+def private_folder(path: Path, variable: str = "LIS_ZYGOTE_DIR") -> None:
+    """See that the folder `path` is there and that nobody else may enter it.
+
+    Raises:
+        SandboxError: it belongs to somebody else; `variable` sets another.
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    info = path.lstat()
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid():
+        raise SandboxError(f"{path} is not a folder of this user; set {variable} to another")
+    path.chmod(0o700)
+
+
+def new_folder(base: Path | None = None) -> Path:
+    """A folder's name for a new sandbox; what dead owners left beside it is swept first.
+
+    `base` is the runtime folder unless given.
+    """
+    base = base or runtime_dir()
     sweep(base)
     return base / f"{secrets.randbits(UID_BITS):08x}"
 
@@ -93,6 +110,39 @@ class StateDir:
         """As `furnish`, for a disk on which the sandbox itself made the folders."""
         self.files = disk or self.root
         self._uid = -1 if uid is None else uid
+
+    async def copy_to(self, other: StateDir, uid: int | None = None) -> None:
+        """Make what is in the sandbox's folders be in another's, in which nothing runs yet.
+
+        `uid` as in `put`.
+
+        Raises:
+            SandboxError: it does not fit there, or cannot be copied.
+        """
+        with contextlib.ExitStack() as stack:
+            opened: list[int] = []
+            for directory in MOUNTS.values():
+                for files in (self.files, other.files):
+                    opened.append(os.open(files / directory, os.O_RDONLY | os.O_DIRECTORY))
+                    stack.callback(os.close, opened[-1])
+                for name in os.listdir(opened[-1]):
+                    await asyncio.to_thread(remove_tree, other.files / directory / name)
+            words = [str(DUPLICATE), str(other._uid if uid is None else uid), *map(str, opened)]
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", "-S", *words),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                pass_fds=opened,
+            )
+            try:
+                _, said = await process.communicate()
+            except BaseException:
+                process.kill()
+                raise
+        if process.returncode:
+            why = said.decode("utf-8", "replace").strip().splitlines() or ["it ended"]
+            raise SandboxError(f"the sandbox's files could not be copied: {why[-1]}")
 
     def record(self, facts: dict[str, Any]) -> None:
         """Write down what `lis ps` and the reaper must know, in one step."""

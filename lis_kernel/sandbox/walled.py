@@ -96,12 +96,16 @@ class WalledSandbox(ProcessSandbox):
     async def start(self) -> None:
         """Make the sandbox's places, walls and network. Backends check their needs first."""
         await super().start()
-        loop = asyncio.get_running_loop()
+        self._set_timer()
+        if self._place is not None and self._place.disk == "none":
+            self._watch = asyncio.get_running_loop().create_task(self._watch_disk())
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         if self.limits.sandbox_seconds is not None:
             left = self.limits.sandbox_seconds - (time.monotonic() - self._begun)
-            self._timer = loop.call_later(left, self._kill)
-        if self._place is not None and self._place.disk == "none":
-            self._watch = loop.create_task(self._watch_disk())
+            self._timer = asyncio.get_running_loop().call_later(left, self._kill)
 
     async def _settle(self) -> None:
         self.folder = folder = new_folder()

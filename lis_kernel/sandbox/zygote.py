@@ -14,9 +14,9 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
-from lis_kernel.errors import SandboxLost, SandboxUnavailable
+from lis_kernel.errors import SandboxError, SandboxLost, SandboxUnavailable
 from lis_kernel.protocols import KernelProcess
 from lis_kernel.sandbox import cgroup, disk, seccomp
 from lis_kernel.sandbox.acting import acting_as
@@ -53,6 +53,8 @@ class ZygoteSandbox(BubblewrapSandbox):
     _cold: str | None = None
     """Why it was started as `bubblewrap` does; None if it was not."""
     _told_end = False
+    _origin: Berth | None = None
+    """Whose files it begins with, while it starts."""
 
     @property
     def _place(self) -> Place | None:
@@ -99,24 +101,27 @@ class ZygoteSandbox(BubblewrapSandbox):
         berth = Berth(warden, self._tmpfs_bytes)
         try:
             self.folder = new_folder()
-            berth.announce(self.folder.name)
+            berth.announce(self.folder)
             self._state = StateDir(self.folder)
             self._cgroup = cgroup.planned(self._where, self.folder.name)
             self._record()  # before there is anything to clean up
             if self._cgroup is not None and not self._cgroup.make(self.limits):
                 self._cgroup, self._where = None, cgroup.Layout("none")
             await self.network.certify(self.state.root)
-            self._begun = time.monotonic()
-            ca = self.network.ca
-            files = {CA_INSIDE: ca} if ca is not None else {}
-            doors = self._cgroup.doors if self._cgroup is not None else []
-            await berth.make(self._wanted(), files, doors)
+            await self._furnish_berth(berth)
         except BaseException:
             berth.close()
             self._forget_settled()
             berth.leave()
             raise
         self._berth = berth
+
+    async def _furnish_berth(self, berth: Berth) -> None:
+        self._begun = time.monotonic()
+        ca = self.network.ca
+        files = {CA_INSIDE: ca} if ca is not None else {}
+        doors = self._cgroup.doors if self._cgroup is not None else []
+        await berth.make(self._wanted(), files, doors, self._origin)
         self.state.adopt(berth.files, berth.uid)
 
     def _forget_settled(self) -> None:
@@ -180,6 +185,59 @@ class ZygoteSandbox(BubblewrapSandbox):
         kernel = InitKernel(berth, exit_, info, -1, run / LOG)
         await wait_ready(kernel, ready_read)
         return kernel
+
+    async def reset(self) -> None:
+        """As `stop` and `start`, but it keeps its name and its control group.
+
+        Another fork takes its place: nothing of the old one is left to be cleaned, be it files,
+        processes or shared memory.
+        """
+        old = self._berth
+        if old is None or old.lost.is_set():
+            await super().reset()
+            return
+        self._process, self._launches, self._told_end = None, 0, False
+        old.end()
+        try:
+            self._berth = await self._succeed(old)
+            await self.network.again(self._door, self._berth.uid)
+        except SandboxLost:  # the zygote has ended; there will be another
+            await super().reset()
+        self._set_timer()
+
+    async def _succeed(self, old: Berth) -> Berth:
+        """A new fork in the place of one that was told to end."""
+        berth = old.successor()
+        try:
+            try:
+                await self._furnish_berth(berth)
+            except SandboxError:
+                # those that are ending still count, and may be as many as there can be
+                await old.ended(END_SECONDS)
+                berth.close()
+                berth = old.successor()
+                await self._furnish_berth(berth)
+            await old.ended(END_SECONDS)
+        except BaseException:
+            berth.close()
+            raise
+        finally:
+            old.close()
+        return berth
+
+    async def branch(self) -> Self:
+        twin = self._twin()
+        twin._origin = self._berth
+        try:
+            await twin.start()
+            if twin._berth is None or self._berth is None:
+                await twin._copy_from(self.state)
+        except BaseException:
+            await twin.stop()
+            raise
+        finally:
+            twin._origin = None
+        return twin
 
     def _kill(self) -> None:
         if self._berth is None:

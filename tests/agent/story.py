@@ -208,7 +208,7 @@ def processes_of(marker: str) -> dict[int, str]:
     line of its own, but its /testbed is a bind mount out of the state folder. A zygote's forks
     are found by their parents; the zygote itself is no sandbox's.
     """
-    standing, found = family(marker)
+    standing, found = family()
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) in {os.getpid(), *standing}:
             continue

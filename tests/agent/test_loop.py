@@ -30,7 +30,6 @@ from story import (
     submit,
     tell,
 )
-from zygotes import sandboxes_in
 
 from lis_kernel.agent import Agent, events
 from lis_kernel.config import Budget, Limits, ModelConfig, RunConfig, SandboxConfig
@@ -728,7 +727,7 @@ async def test_a_sandbox_that_is_killed_again_and_again(tmp_path: Path, runtime:
 async def test_a_state_folder_that_vanishes(tmp_path: Path, runtime: Path) -> None:
     def on_event(event: events.Event) -> None:
         if isinstance(event, events.CallOutput):
-            for folder in sandboxes_in(runtime):
+            for folder in list(runtime.iterdir()):
                 shutil.rmtree(folder)
             kill_all(runtime)
 
@@ -749,7 +748,7 @@ async def test_a_sandbox_lost_after_the_submit_has_no_answer(
 
     def on_event(event: events.Event) -> None:
         if isinstance(event, events.CallFinished) and event.observation.done:
-            for folder in sandboxes_in(runtime):
+            for folder in list(runtime.iterdir()):
                 shutil.rmtree(folder)
 
     run, _ = await tell(
@@ -843,7 +842,7 @@ async def test_folders_without_end(tmp_path: Path, runtime: Path) -> None:
     )
     run, _ = await tell(tmp_path, reply(bash(deep)), budget={"turns": 1})
     assert (run.stop_reason, run.answer) == (S.MAX_TURNS, "42")
-    assert not sandboxes_in(runtime)
+    assert not list(runtime.iterdir())
 
 
 async def test_odd_names_come_out_whole(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import json, os, signal, sys
 sys.path[0] = sys.argv[1]
 from guest import boot
 boot.preload(tuple(json.loads(sys.argv[2])))
+sys.modules["guest.output"].OUTPUT_DIR = sys.argv[3]
 print("preloaded", flush=True)
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 for line in sys.stdin:
@@ -71,7 +72,7 @@ class Forks:
         self.owner_read, self.owner_write = os.pipe()
         root = Path(lis_kernel.__file__).parent
         self.process = subprocess.Popen(
-            [sys.executable, "-c", PARENT, str(root), json.dumps(packages)],
+            [sys.executable, "-c", PARENT, str(root), json.dumps(packages), str(folder / "out")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=(folder / "log").open("w"),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from IPython.core import interactiveshell
 from IPython.core.inputtransformer2 import TokenTransformBase, TransformerManager
 
-from lis_kernel.agent.record import setup_source
+from lis_kernel.kernel.setup import setup_source
 from lis_kernel.sandbox.launch import GUEST
 
 spec = importlib.util.spec_from_file_location("cells", GUEST / "cells.py")

@@ -15,7 +15,7 @@ def processes_of(folder: Path) -> dict[int, str]:
 
     Without the zygote, which outlives them.
     """
-    standing, found = family(folder.name)
+    standing, found = family()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) not in {os.getpid(), *standing}:
             with suppress(OSError):

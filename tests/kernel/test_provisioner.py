@@ -23,7 +23,6 @@ from jupyter_client.multikernelmanager import AsyncMultiKernelManager
 from jupyter_client.provisioning import LocalProvisioner
 from leftovers import left_within, processes_of
 from nbclient import NotebookClient
-from zygotes import sandboxes_in
 
 from lis_kernel.errors import ConfigError
 from lis_kernel.kernel.provisioner import LisProvisioner
@@ -188,7 +187,7 @@ async def test_the_restarter_of_a_server_brings_it_back(jupyter) -> None:
 
 async def test_a_box_that_is_lost_is_replaced_at_restart(jupyter, runtime: Path) -> None:
     async with started(jupyter()) as console:
-        (box,) = sandboxes_in(runtime)
+        (box,) = list(runtime.iterdir())
         subprocess.run(["rm", "-rf", box], check=True)
         await console.manager.restart_kernel(now=True)
         console.client.stop_channels()  # the new box has other sockets
@@ -361,5 +360,5 @@ def test_a_server_killed_dead_leaves_nothing(
     for path in (tmp_path / "runtime").glob("kernel-*"):  # the server's own, as of any kernel
         path.unlink()
     deadline = time.monotonic() + 5
-    while sandboxes_in(runtime) and time.monotonic() < deadline:
+    while list(runtime.iterdir()) and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -1,8 +1,8 @@
 """Does scripted rollouts, so many at once, in a process of its own: `BACKEND TOGETHER` as words.
 
 A line on stdin is a number of rollouts; the answer is a line of JSON, {"seconds", "slowest"} or
-{"error"}. The first line, unasked, comes when one rollout has warmed everything up. With the pool,
-sandboxes are taken from one of this process's own. Also the soak's engine.
+{"error"}. The first line, unasked, comes when one rollout has warmed everything up. Sandboxes
+come from a pool of this process's own. Also the soak's engine.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from time import perf_counter
 from typing import Any
 
 import workload
-from harness import NotHere
 from ours import pool_of, rollout
 
 TURNS = 6
@@ -33,14 +32,12 @@ class Crew:
         self.together = together
         self.script = workload.script(TURNS)
         self._stack = contextlib.AsyncExitStack()
-        self._pool: Any = None
 
     async def __aenter__(self) -> Crew:
         folder = tempfile.TemporaryDirectory(prefix="lis-bench-")
         self.out = Path(self._stack.enter_context(folder))
-        with contextlib.suppress(NotHere):
-            pool = pool_of(self.backend, min(POOL, self.together))
-            self._pool = await self._stack.enter_async_context(pool)
+        pool = pool_of(self.backend, min(POOL, self.together))
+        self._pool = await self._stack.enter_async_context(pool)
         return self
 
     async def __aexit__(self, *_: object) -> None:

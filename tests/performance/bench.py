@@ -18,15 +18,16 @@ import resource
 import signal
 import sys
 import traceback
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import crowd
 import files
 import goals
-import many
+import idle
 import output
 import processes
 import rivals
@@ -36,8 +37,9 @@ import start_up
 from harness import QUIET_CORES, RESULTS, NotHere, Row, machine, save, say, wait_quiet
 from ours import Settings, default_backend
 
-GROUPS: tuple[ModuleType, ...] = (start_up, round_trip, output, files, rollouts, many)
-"""Each has NAMES, and `measure`, which gives the rows of the names that it is asked for."""
+GROUPS: tuple[ModuleType, ...] = (start_up, round_trip, output, files, rollouts, idle, crowd)
+"""Each has NAMES, and `measure`, which gives the rows of the names that it is asked for, in one
+run unless it says APART."""
 NAMES = [name for group in GROUPS for name in group.NAMES]
 BUILD = Path(__file__).parents[2] / "build"
 
@@ -62,13 +64,21 @@ def arguments() -> argparse.Namespace:
     return given
 
 
+def parts(names: Collection[str]) -> Iterator[tuple[ModuleType, list[str]]]:
+    """What is measured in one go: where it fails, only these rows do."""
+    for group in GROUPS:
+        asked = [name for name in group.NAMES if name in names]
+        if getattr(group, "APART", False):
+            yield from ((group, [name]) for name in asked)
+        elif asked:
+            yield group, asked
+
+
 def run(names: Collection[str], settings: Settings) -> tuple[list[Row], dict[str, Any]]:
     """The rows of `names`, and the machine."""
     facts = {**machine(), "backend": settings.backend, "quiet": True, "busy_cores_before": {}}
     rows: list[Row] = []
-    for group in GROUPS:
-        if not (asked := [name for name in group.NAMES if name in names]):
-            continue
+    for group, asked in parts(names):
         busy = wait_quiet(settings.quiet_seconds)
         facts["busy_cores_before"][asked[0]] = round(busy, 2)
         if busy > QUIET_CORES:

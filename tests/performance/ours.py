@@ -1,6 +1,6 @@
 """Our side of every row: sandboxes, sessions and rollouts by the package's own doors.
 
-What a row needs and this lis_kernel does not have (a backend, the pool, `reset`, `branch`) is one
+What a row needs and this lis_kernel does not have (a backend, `reset`, `branch`) is one
 `NotHere`, so that the other rows still run.
 """
 
@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import json
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -23,14 +23,11 @@ from harness import NotHere
 from lis_kernel import registry
 from lis_kernel.agent import Agent
 from lis_kernel.config import Limits, ModelConfig, RunConfig, SandboxConfig
+from lis_kernel.kernel.pool import Pool
 from lis_kernel.kernel.session import KernelSession
+from lis_kernel.kernel.setup import setup_source
 from lis_kernel.models.scripted import ScriptedModel
 from lis_kernel.types import CellResult, Task
-
-try:
-    from lis_kernel.kernel.setup import setup_source
-except ImportError:
-    from lis_kernel.agent.record import setup_source
 
 SETUP = setup_source()
 """The cell that every rollout's kernel begins with; `%%bash` comes with it."""
@@ -70,10 +67,15 @@ def make(backend: str, limits: Limits | None = None) -> Any:
     Raises:
         NotHere: there is no such backend.
     """
+    return _kind(backend)(SandboxConfig(backend=backend), limits or Limits())
+
+
+@cache
+def _kind(backend: str) -> Any:
+    """Once: to list the backends takes as long as half a start, and no run does it."""
     if backend not in registry.names(registry.SANDBOXES):
         raise NotHere(f"not here yet: the backend `{backend}`")
-    kind = registry.load(registry.SANDBOXES, backend, "--backend")
-    return kind(SandboxConfig(backend=backend), limits or Limits())
+    return registry.load(registry.SANDBOXES, backend, "--backend")
 
 
 async def start(backend: str, *, setup: str = ONE, limits: Limits | None = None) -> KernelSession:
@@ -135,22 +137,13 @@ async def branched(session: KernelSession) -> KernelSession:
     return await of_sandbox(session, "branch")()
 
 
-def pool_class() -> Any:
-    """Raises: NotHere: this lis_kernel has no pool."""
-    try:
-        return importlib.import_module("lis_kernel.kernel.pool").Pool
-    except (ImportError, AttributeError):
-        raise NotHere("not here yet: `lis_kernel.kernel.pool.Pool`") from None
-
-
-def pool_of(backend: str, size: int) -> Any:
-    """A pool of an agent's sandboxes that is not open yet. Raises: NotHere."""
-    kind = pool_class()
+def pool_of(backend: str, size: int) -> Pool:
+    """A pool of an agent's sandboxes that is not open yet. Raises: NotHere: no such backend."""
     make(backend)
-    return kind(size, config=SandboxConfig(backend=backend), limits=Limits())
+    return Pool(size, config=SandboxConfig(backend=backend))
 
 
-async def full(pool: Any, most: int) -> None:
+async def full(pool: Pool, most: int) -> None:
     """Wait until `most` are ready: what the pool starts shall not be in another's time."""
     async with asyncio.timeout(REFILL_SECONDS):
         while pool.ready < most:
@@ -161,7 +154,10 @@ async def full(pool: Any, most: int) -> None:
 
 
 async def rollout(
-    backend: str, script: Sequence[dict[str, Any]], out: Path | None = None, pool: Any = None
+    backend: str,
+    script: Sequence[dict[str, Any]],
+    out: Path | None = None,
+    pool: Pool | None = None,
 ) -> dict[str, float]:
     """One scripted rollout, its notebook closed; milliseconds of the whole, and of a tool call.
 
@@ -174,9 +170,8 @@ async def rollout(
     with contextlib.ExitStack() as stack:
         folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lis-bench-")))
         model = ScriptedModel.from_replies(script)
-        options = {} if pool is None else {"pool": pool}
         began = perf_counter()
-        done = await Agent(config, out=folder, model=model, **options).arun(
+        done = await Agent(config, out=folder, model=model, pool=pool).arun(
             Task(prompt=workload.TASK)
         )
         total = ms(began)

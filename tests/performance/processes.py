@@ -48,9 +48,9 @@ class Process:
             return "warden"
         if program == "bwrap":
             return "jail"
-        if "python" in program:
-            return "kernel" if self.threads > 1 else "init"
-        return "keeper"
+        if program in ("sh", "sleep"):
+            return "keeper"
+        return "kernel" if self.threads > 1 else "init"
 
 
 @contextlib.contextmanager

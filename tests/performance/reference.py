@@ -33,6 +33,10 @@ PATH = (
 )
 
 
+class Failed(RuntimeError):
+    """A rollout of the rival did not go as scripted, through no fault of ours."""
+
+
 class Missing(RuntimeError):
     """Something that the rival needs is not on this machine; the message says what to do."""
 
@@ -97,7 +101,7 @@ class Reference:
         self._worker.stdin.write(json.dumps(request) + "\n")
         reply = self._reply()
         if "error" in reply:
-            raise RuntimeError(f"the rival's rollout failed\n{reply['error']}")
+            raise Failed(f"the rival's rollout failed\n{reply['error']}")
         return reply
 
     def _reply(self) -> dict[str, Any]:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection
 from time import perf_counter
-from typing import Any
 
 import rivals
 from harness import Contender, NotHere, Row, interleave
 from ours import ONE, Settings, end, full, make, ms, ok, pool_of, start
+
+from lis_kernel.kernel.pool import Pool
 
 NAMES = ("warm_handover", "zygote_start", "bwrap_cold")
 BACKEND = {"zygote_start": "zygote", "bwrap_cold": "bubblewrap"}
@@ -33,7 +34,7 @@ def cold(backend: str) -> Contender:
     return contender
 
 
-def warm(pool: Any) -> Contender:
+def warm(pool: Pool) -> Contender:
     async def contender() -> dict[str, float]:
         await full(pool, POOL)
         began = perf_counter()

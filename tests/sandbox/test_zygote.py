@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from boxes import shown
-from zygotes import end_wardens, jails, sandboxes_in, until, wardens
+from zygotes import end_wardens, jails, until, wardens
 
 import lis_kernel
 from lis_kernel.config import Limits, SandboxConfig
@@ -36,6 +36,7 @@ def runtime(monkeypatch):
     path = Path("/tmp") / f"lis-z-{os.getpid()}"
     path.mkdir(mode=0o700)
     monkeypatch.setenv("LIS_RUNTIME_DIR", str(path))
+    monkeypatch.setenv("LIS_ZYGOTE_DIR", str(path / "zygotes"))
     yield path
     end_wardens(path)
     shutil.rmtree(path, ignore_errors=True)
@@ -71,7 +72,7 @@ async def test_many_at_once_have_one_warden_and_nothing_is_left(runtime) -> None
         pids = {pid for session in sessions for pid in session.sandbox._cgroup.pids()}
         names = {session.sandbox.state.name for session in sessions}
     assert all(not Path(f"/proc/{pid}").exists() for pid in pids)
-    assert sandboxes_in(runtime) == []
+    assert [path.name for path in runtime.iterdir()] == ["zygotes"]
     for folder in cgroup.layout().folders.values():
         assert not [name for name in names if list(folder.glob(f"*{name}*"))]
 
@@ -84,20 +85,20 @@ def test_it_ends_when_it_was_not_wanted_for_a_while(runtime, monkeypatch) -> Non
             await asyncio.sleep(1)
             assert len(wardens(runtime)) == 1
             assert shown(await session.execute("print(1)")) == "1"
-            found.extend(jails(runtime))
+            found.extend(jails(runtime / "zygotes"))
 
-    found: list[str] = []
+    found: list[Path] = []
     asyncio.run(use())
     (jail,) = found
     assert until(lambda: not wardens(runtime))
-    assert until(lambda: not members(jail, []))
+    assert until(lambda: not members(jail.name, []))
     assert [path.name for path in runtime.iterdir()] == ["zygotes"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 async def test_its_end_is_its_sandboxes_end_and_the_next_has_another(runtime, number) -> None:
     async with fork() as session:
-        (warden,), (jail,) = wardens(runtime), jails(runtime)
+        (warden,), (jail,) = wardens(runtime), jails(runtime / "zygotes")
         os.kill(warden, number)
         with pytest.raises(SandboxLost):
             await session.execute("import time; time.sleep(20)")
@@ -105,13 +106,13 @@ async def test_its_end_is_its_sandboxes_end_and_the_next_has_another(runtime, nu
         async with fork() as other:
             assert started(other) == "zygote"
             assert wardens(runtime) != [warden]
-    assert await asyncio.to_thread(until, lambda: not members(jail, []))
-    assert await asyncio.to_thread(until, lambda: not (runtime / jail).exists())
+    assert await asyncio.to_thread(until, lambda: not members(jail.name, []))
+    assert await asyncio.to_thread(until, lambda: not jail.exists())
 
 
 def test_the_first_ones_of_many_processes_start_one(runtime) -> None:
     code = "import lis_kernel.sandbox.image as i; from lis_kernel.sandbox.berth import reach\n"
-    code += "reach(i.find(), ()).send(b'0000cafe'); print('ok')"
+    code += "reach(i.find(), ()).send(b'/tmp/0000cafe'); print('ok')"
     env = {**os.environ, "PYTHONPATH": str(Path(lis_kernel.__file__).parent.parent)}
     users = [
         subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE)

@@ -1,9 +1,9 @@
-"""Rows of the crowd: what an idle sandbox takes, and 512 and 1,000 of them at once.
+"""Rows of the crowd: 512 and 1,000 idle sandboxes on one machine.
 
-`memory_idle_mb` is PSS per sandbox, everything of ours counted (kernel, init, jail, keeper, a
-zygote's share); beside it each kind alone, and the machine's MemAvailable, which counts the Linux
-kernel's own structures too, but also whatever else the machine does. One population grows to 512,
-then to 1,000, and never takes the machine's last memory.
+One population grows, and never takes the machine's last memory. The rows' value is what the machine
+has less of MemAvailable, the Linux kernel's own structures included (and whatever else the machine
+does meanwhile); beside it the PSS of all of ours, the processor time of idling, and how long `1+1`
+takes in one sandbox after the other, and in all at once.
 """
 
 from __future__ import annotations
@@ -15,119 +15,25 @@ from statistics import median
 from time import perf_counter
 
 import processes
-import rivals
-from harness import Contender, Row, interleave, p95, say
+from harness import Row, p95, say
 from ours import ONE, Settings, end, ms, ok, start
 
 from lis_kernel.kernel.session import KernelSession
 
-NAMES = ("memory_idle_mb", "idle_512_gb", "idle_1000")
+NAMES = ("idle_512_gb", "idle_1000")
 CROWDS = {"idle_512_gb": 512, "idle_1000": 1000}
 STEPS = (1, 16, 64, 128, 256, 512, 750, 1000)
 """At so many sandboxes the population's memory is noted for the plot."""
-EACH = 8
-"""Sandboxes of one contender in `memory_idle_mb`."""
 AT_ONCE = 4
 """Starts that go on at the same time."""
 SPARE_MB = 2500.0
 """The crowd does not grow where the machine has no more than this."""
 IDLE_SECONDS = 10.0
 ASKED = 100
-SETTLE_SECONDS = 0.5
 
 
 class Full(RuntimeError):
     """The machine has no memory for more."""
-
-
-# -- one -------------------------------------------------------------------------------------------
-
-
-def several(backend: str, count: int) -> Contender:
-    async def contender() -> dict[str, float]:
-        sessions = [await start(backend)]  # a zygote is there before anything is counted
-        known = {one.pid for one in processes.descendants()}
-        free = processes.available_mb()
-        try:
-            for _ in range(count):
-                sessions.append(await start(backend))
-            await asyncio.sleep(SETTLE_SECONDS)
-            new = [one for one in processes.descendants() if one.pid not in known]
-            kinds = processes.pss_by_kind(new)
-            taken = free - processes.available_mb()
-        finally:
-            await asyncio.gather(*map(end, sessions))
-        return {
-            "all": sum(kinds.values()) / count,
-            **{kind: value / count for kind, value in kinds.items()},
-            "available": taken / count,
-            "processes": len(new) / count,
-        }
-
-    return contender
-
-
-def several_plain(count: int) -> Contender:
-    async def contender() -> dict[str, float]:
-        free = processes.available_mb()
-        kernels = [rivals.Plain() for _ in range(count)]
-        try:
-            for kernel in kernels:
-                await kernel.__aenter__()
-            await asyncio.sleep(SETTLE_SECONDS)
-            total = sum(processes.pss_mb(kernel.pid) for kernel in kernels)
-            taken = free - processes.available_mb()
-        finally:
-            for kernel in kernels:
-                await kernel.__aexit__()
-        return {"all": total / count, "available": taken / count}
-
-    return contender
-
-
-def several_containers(count: int) -> Contender:
-    async def contender() -> dict[str, float]:
-        free = processes.available_mb()
-        kernels = [rivals.Container() for _ in range(count)]
-        try:
-            for kernel in kernels:
-                await kernel.__aenter__()
-            await asyncio.sleep(SETTLE_SECONDS)
-            pids = [pid for kernel in kernels for pid in await kernel.pids()]
-            total = sum(map(processes.pss_mb, pids))
-            taken = free - processes.available_mb()
-        finally:
-            for kernel in kernels:
-                await kernel.__aexit__()
-        return {"all": total / count, "available": taken / count}
-
-    return contender
-
-
-async def one_idle(settings: Settings) -> Row:
-    row = Row("memory_idle_mb", "MB", [])
-    each = 2 if settings.quick else EACH
-    contenders: dict[str, Contender] = {
-        "ours": several(settings.backend, each),
-        "plain": several_plain(each),
-    }
-    if settings.docker and (reason := rivals.no_docker()):
-        row.notes.append(f"no rival in a container: {reason}")
-    elif settings.docker:
-        contenders["docker"] = several_containers(each)
-    rounds = 1 if settings.quick else settings.rounds(3)
-    samples = await interleave(contenders, rounds, warm_up=False)
-    row.values, row.rivals = samples.of("ours", "all"), samples.rivals("all")
-    for measure, values in samples.values["ours"].items():
-        if measure != "all":
-            name = "processes" if measure == "processes" else f"{measure}_mb"
-            row.also[name] = median(values)
-    for rival in row.rivals:
-        row.also[f"{rival}_available_mb"] = median(samples.of(rival, "available"))
-    return row
-
-
-# -- many ------------------------------------------------------------------------------------------
 
 
 class Crowd:
@@ -222,7 +128,7 @@ class Crowd:
         return perf_counter() - began
 
 
-async def crowds(names: Collection[str], settings: Settings) -> list[Row]:
+async def measure(names: Collection[str], settings: Settings) -> list[Row]:
     rows: list[Row] = []
     await end(await start(settings.backend))  # a zygote's own memory is told by the PSS
     crowd = Crowd(settings.backend)
@@ -240,11 +146,4 @@ async def crowds(names: Collection[str], settings: Settings) -> list[Row]:
         row.also["stopped_in_s"] = seconds
         if settings.quick and count:
             row.notes.append("--quick: of a 32nd of that number")
-    return rows
-
-
-async def measure(names: Collection[str], settings: Settings) -> list[Row]:
-    rows = [await one_idle(settings)] if "memory_idle_mb" in names else []
-    if crowded := [name for name in names if name in CROWDS]:
-        rows += await crowds(crowded, settings)
     return rows

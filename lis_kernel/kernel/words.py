@@ -20,6 +20,8 @@ __all__ = ["Words"]
 DELIMITER = b"<IDS|MSG>"
 """After the routing frames: signature, header, parent's header, metadata, content, buffers."""
 VERSION = "5.4"
+HEARD = 65_536
+"""Signatures that are remembered: what is said twice, word for word, is heard once."""
 
 
 class Words:
@@ -34,6 +36,7 @@ class Words:
         self._mac = hmac.new(key.encode(), digestmod=scheme.removeprefix("hmac-")) if key else None
         self._session = secrets.token_hex(16)
         self._count = 0
+        self._heard: dict[bytes, None] = {}
 
     def request(self, kind: str, content: dict[str, Any]) -> tuple[str, list[bytes]]:
         """A message of ours: its id, and its frames."""
@@ -53,11 +56,16 @@ class Words:
         """A kernel's message: `header`, `parent_header` and `content`, each an object.
 
         Raises:
-            ValueError, RecursionError: it is none, or not signed with our key.
+            ValueError, RecursionError: it is none, or not signed with our key, or was said before.
         """
         signature, *parts = frames[list(frames).index(DELIMITER) + 1 :]
         if len(parts) < 4 or not hmac.compare_digest(signature, self._signature(parts[:4])):
             raise ValueError("not a signed message")
+        if self._mac is not None and signature in self._heard:
+            raise ValueError("said before")
+        self._heard[signature] = None
+        if len(self._heard) > HEARD:
+            del self._heard[next(iter(self._heard))]
         names = ("header", "parent_header", "metadata", "content")
         message = {name: json.loads(part) for name, part in zip(names, parts, strict=False)}
         if not all(isinstance(value, dict) for value in message.values()):

@@ -67,3 +67,14 @@ def test_without_a_key_nothing_is_signed() -> None:
     _, frames = Words("", SCHEME).request("x", {"a": 1})
     assert frames[1] == b""
     assert Words("", SCHEME).read(frames)["content"] == {"a": 1}
+
+
+def test_what_is_said_again_is_heard_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lis_kernel.kernel.words.HEARD", 2)
+    words, said = Words(KEY, SCHEME), [Words(KEY, SCHEME).request("x", {})[1] for _ in range(3)]
+    words.read(said[0])
+    with pytest.raises(ValueError, match="said before"):
+        words.read(said[0])
+    words.read(said[1])
+    words.read(said[2])
+    words.read(said[0])  # long ago: what is remembered is bounded

@@ -127,7 +127,8 @@ class KernelSession:
         deadline = time.monotonic() + WELCOME_SECONDS
         while time.monotonic() < deadline:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._welcome.wait(), AGAIN_SECONDS)
+                async with asyncio.timeout(AGAIN_SECONDS):
+                    await self._welcome.wait()
                 return
             if self._process is None or not self._process.alive:
                 raise KernelDied("the kernel ended before its output channel answered")
@@ -286,7 +287,8 @@ class KernelSession:
                 return "done" if half else "timeout"
             cell.changed.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(cell.changed.wait(), left)
+                async with asyncio.timeout(left):
+                    await cell.changed.wait()
         return "done"
 
     def interrupt(self) -> None:
@@ -328,7 +330,8 @@ class KernelSession:
                 # it is ending, and its exit status is worth the wait; or it closed a socket, and
                 # nothing can be heard of it any more
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(process.wait(), ENDING_SECONDS)
+                    async with asyncio.timeout(ENDING_SECONDS):
+                        await process.wait()
                 log.debug("the kernel is given up: %s", error)
                 process.kill()
                 return

@@ -256,7 +256,8 @@ class Berth(Init):
         loop.add_reader(self._pidfd, gone.set)
         try:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(gone.wait(), seconds)
+                async with asyncio.timeout(seconds):
+                    await gone.wait()
         finally:
             loop.remove_reader(self._pidfd)
 

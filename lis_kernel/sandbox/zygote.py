@@ -265,6 +265,10 @@ class ZygoteSandbox(BubblewrapSandbox):
         if berth is not None:
             berth.leave()
 
+    def _rlimits(self) -> dict[str, int]:
+        # one file may fill the disk, and is then told so by the disk
+        return {**super()._rlimits(), "FSIZE": self._tmpfs_bytes + OWN_BYTES}
+
     # -- what is told ----------------------------------------------------------------------------
 
     def verdict(self) -> Verdict | None:

@@ -69,7 +69,7 @@ GOALS: dict[str, tuple[Goal, ...]] = {
     "idle_1000": (_at_most(24), _at_most(10, "cell_ms")),
     "cell_rtt": (_at_most(4), _at_least(15, "ratio to docker exec")),
     "shell_rtt": (_at_most(5), _at_least(15, "ratio to docker exec")),
-    "fs_reset": (_at_most(3),),
+    "fs_reset": (_at_most(3), _at_most(3, "fs_branch_ms")),
     "live_branch": (_at_most(60),),
     "rollout_scripted": (_at_most(100), _at_least(60, "ratio to reference")),
     "rollouts_per_s": (_at_least(15), _at_least(20, "ratio to reference")),

@@ -1,6 +1,6 @@
 """Our side of every row: sandboxes, sessions and rollouts by the package's own doors.
 
-What a row needs and this lis_kernel does not have (a backend, `reset`, `branch`) is one
+What a row needs and this lis_kernel does not have (a backend, a live branch) is one
 `NotHere`, so that the other rows still run.
 """
 
@@ -130,11 +130,6 @@ def of_sandbox(session: KernelSession, name: str) -> Callable[..., Awaitable[Any
     if method is None:
         raise NotHere(f"not here yet: `{name}()` of the backend `{session.sandbox.backend}`")
     return method
-
-
-async def branched(session: KernelSession) -> KernelSession:
-    """A session with a live branch of the session's sandbox; end it with `end`."""
-    return await of_sandbox(session, "branch")()
 
 
 def pool_of(backend: str, size: int) -> Pool:

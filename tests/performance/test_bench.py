@@ -74,12 +74,12 @@ def test_two_quick_rows(scratch: Path, tmp_path: Path) -> None:
 @pytest.mark.bwrap
 def test_a_row_that_cannot_be_run_fails_alone(scratch: Path, tmp_path: Path) -> None:
     path = tmp_path / "results.json"
-    asked = ("bwrap_cold", "fs_reset", "--quick", "--no-docker", "--json", str(path))
-    done = run("bench.py", *asked, "--backend", "docker", scratch=scratch)
+    asked = ("bwrap_cold", "live_branch", "--quick", "--no-docker", "--json", str(path))
+    done = run("bench.py", *asked, "--backend", "bubblewrap", scratch=scratch)
     assert done.returncode == 1
     rows, _ = rows_of(path)
-    assert rows["bwrap_cold"]["n"] == 3 and rows["fs_reset"]["n"] == 0
-    assert rows["fs_reset"]["error"] and rows["fs_reset"]["error"] in done.stdout
+    assert rows["bwrap_cold"]["n"] == 3 and rows["live_branch"]["n"] == 0
+    assert rows["live_branch"]["error"] and rows["live_branch"]["error"] in done.stdout
 
 
 def test_an_unknown_row_is_refused(scratch: Path) -> None:

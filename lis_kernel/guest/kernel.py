@@ -51,6 +51,15 @@ class Kernel(IPythonKernel):
 
     _supports_kernel_subshells = False
 
+    def allow_branches(self, root):
+        """Take `lis_branch_request`; `root` is a descriptor of the sandbox's root folder."""
+        from guest import branch
+
+        def fork(stream, ident, message):
+            branch.fork(self.parent, root, message["content"]["view"])
+
+        self.shell_handlers["lis_branch_request"] = fork
+
     def connect(self, app):
         """Take over what `app` has made, and an identity of its own."""
         self.ident = str(uuid.uuid4())
@@ -111,6 +120,11 @@ class KernelApp(IPKernelApp):
 
     def begin(self, connection_file):
         """Make what is this process's own; from here on the sockets take messages."""
+        self.connect(connection_file)
+        self.init_code()
+
+    def connect(self, connection_file):
+        """Sockets, streams and threads; what a branch makes anew."""
         self.connection_file = connection_file
         self.session.session, self.session.pid = uuid.uuid4().hex, os.getpid()
         self.load_connection_info(json.loads(Path(connection_file).read_text()))
@@ -123,7 +137,6 @@ class KernelApp(IPKernelApp):
         self.init_gui_pylab()
         self.iopub_thread.start()
         self.control_thread.start()
-        self.init_code()
 
     def init_code(self):
         """The user's own start-up files. What a kernel begins with is not of %who."""

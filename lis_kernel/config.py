@@ -179,6 +179,8 @@ class SandboxConfig(Config):
     """docker, podman: be root inside, so that `apt-get` works."""
     preload: tuple[str, ...] = ()
     """zygote: modules that every sandbox has imported when it starts (`numpy`)."""
+    branch: bool = False
+    """zygote, experimental: the running kernel can be branched, see `KernelSession.branch`."""
 
 
 class RunConfig(Config):

@@ -166,6 +166,9 @@ def run(boot):
                 stream.end_cell()
 
     shell.events.register("post_run_cell", end_cell)
+    if boot.get("branches"):
+        root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        app.kernel.allow_branches(root)
     if boot.get("packages"):
         packages.stack(os.path.expanduser("~"), boot.get("no_system"))
     if boot.get("setup"):

@@ -54,6 +54,15 @@ class Kernel(IPythonKernel):
     _supports_kernel_subshells = False
     _execute_sleep = 0  # of every cell, in case that its outputs were late: a flush waits for them
 
+    def allow_branches(self, root):
+        """Take `lis_branch_request`; `root` is a descriptor of the sandbox's root folder."""
+        from guest import branch
+
+        def fork(stream, ident, message):
+            branch.fork(self.parent, root, message["content"]["view"])
+
+        self.shell_handlers["lis_branch_request"] = fork
+
     def connect(self, app):
         """Take over what `app` has made, and an identity of its own."""
         self.ident = str(uuid.uuid4())
@@ -147,6 +156,11 @@ class KernelApp(IPKernelApp):
         The process ends when the other end of `owner_fd` closes: the owner is gone, whatever
         killed it.
         """
+        self.connect(connection_file, owner_fd)
+        self.init_code()
+
+    def connect(self, connection_file, owner_fd=None):
+        """Sockets, streams and threads; what a branch makes anew."""
         self.connection_file = connection_file
         self.session.session, self.session.pid = uuid.uuid4().hex, os.getpid()
         self.load_connection_info(json.loads(Path(connection_file).read_text()))
@@ -162,7 +176,6 @@ class KernelApp(IPKernelApp):
         self.init_gui_pylab()
         self.iopub_thread.start()
         self.control_thread.start()
-        self.init_code()
 
     def init_code(self):
         """The user's own start-up files. What a kernel begins with is not of %who."""

@@ -11,9 +11,11 @@ import ctypes
 import errno
 import fcntl
 import os
+import platform
 import socket
 import struct
 
+X86 = platform.machine() == "x86_64"
 CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS = 0x20000, 0x02000000, 0x04000000
 CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = (
     0x08000000,
@@ -22,17 +24,23 @@ CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = (
     0x40000000,
 )
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
-MS_NOATIME, MS_BIND, MS_REC, MS_PRIVATE = 1024, 4096, 16384, 1 << 18
+MS_REMOUNT, MS_NOATIME, MS_BIND, MS_REC, MS_PRIVATE = 32, 1024, 4096, 16384, 1 << 18
 MNT_DETACH = 2
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
 PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 4, 38
 PR_CAPBSET_READ, PR_CAPBSET_DROP = 23, 24
 PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 CAPABILITY_VERSION_3 = 0x20080522
-CAP_DAC_OVERRIDE = 1
+CAP_DAC_OVERRIDE, CAP_SYS_CHROOT = 1, 18
+SETNS, OPEN_TREE, MOVE_MOUNT = 308 if X86 else 268, 428, 429
+OPEN_TREE_CLONE, MOVE_MOUNT_F_EMPTY_PATH = 1, 4
+AT_RECURSIVE, AT_FDCWD = 0x8000, -100
 USER = 1000
 DISK = "/mnt"
 """Where the disk stands while it is made."""
+BRANCHES = "/branches"
+"""Where the views of live branches stand, `0` to `15`."""
+MOST_BRANCHES = 16
 
 BOUNDS = {
     # not even one below: the filter forbids it too, where there is one for this machine
@@ -78,7 +86,7 @@ def unshare():
         os.close(fd)
 
 
-def build(disk_bytes, inodes, places, files):
+def build(disk_bytes, inodes, places, files, branches=False):
     """Make the sandbox's disk and mounts; an open descriptor of the disk.
 
     `places` maps a folder of the disk to where it stands; `files` maps the absolute path of an
@@ -101,19 +109,64 @@ def build(disk_bytes, inodes, places, files):
             with open(given, "rb") as file:
                 write(copy, file.read())
             mount(copy, path, None, MS_BIND)
-            mount(None, path, None, MS_BIND | 32 | MS_RDONLY | safe)
+            mount(None, path, None, MS_BIND | MS_REMOUNT | MS_RDONLY | safe)
         call("umount", LIBC.umount2(DISK.encode(), MNT_DETACH))
+    disk = make_disk(disk_bytes, inodes, places)
+    if branches:
+        mount("lis", BRANCHES, "tmpfs", safe, "size=64k,mode=0755")
+        for number in range(MOST_BRANCHES):
+            os.mkdir(f"{BRANCHES}/{number}", 0o755)
+        mount(None, BRANCHES, None, MS_BIND | MS_REMOUNT | MS_RDONLY | safe)
+    loopback()
+    for name, most in BOUNDS.items():
+        write(f"/proc/sys/user/{name}", most)
+    return disk
+
+
+def make_disk(disk_bytes, inodes, places):
+    """A new disk, bound to its places; an open descriptor of it."""
     options = f"size={disk_bytes},nr_inodes={inodes},mode=0700"
-    mount("lis", DISK, "tmpfs", safe | MS_NOATIME, options)
+    mount("lis", DISK, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOATIME, options)
     disk = os.open(DISK, os.O_RDONLY | os.O_DIRECTORY)
     for name, place in places.items():
         os.mkdir(f"{DISK}/{name}", 0o700)
         mount(f"{DISK}/{name}", place, None, MS_BIND)
     call("umount", LIBC.umount2(DISK.encode(), MNT_DETACH))
-    loopback()
-    for name, most in BOUNDS.items():
-        write(f"/proc/sys/user/{name}", most)
     return disk
+
+
+def enter(user, mounts):
+    """Go into a sandbox's user and mount namespaces: their parent's user has every power there."""
+    call("setns", LIBC.syscall(ctypes.c_long(SETNS), user, CLONE_NEWUSER))
+    call("setns", LIBC.syscall(ctypes.c_long(SETNS), mounts, CLONE_NEWNS))
+
+
+def make_view(mounts, number, disk_bytes, inodes, places):
+    """Let the sandbox's `/branches/<number>` be all of its root, with a new disk; that, open.
+
+    Run in its namespaces (`enter`). It sees nothing of this before it is finished, so there is
+    nothing on the way that its processes could change.
+    """
+    call("unshare", LIBC.unshare(CLONE_NEWNS))
+    mount(None, "/", None, MS_REC | MS_PRIVATE)
+    for place in (*places.values(), BRANCHES):
+        call(f"umount {place}", LIBC.umount2(place.encode(), MNT_DETACH))
+    disk = make_disk(disk_bytes, inodes, places)
+    flags = ctypes.c_uint(OPEN_TREE_CLONE | AT_RECURSIVE | os.O_CLOEXEC)
+    tree = LIBC.syscall(ctypes.c_long(OPEN_TREE), AT_FDCWD, b"/", flags)
+    call("open_tree", tree)
+    call("setns", LIBC.syscall(ctypes.c_long(SETNS), mounts, CLONE_NEWNS))
+    target = f"{BRANCHES}/{number}".encode()
+    flags = ctypes.c_uint(MOVE_MOUNT_F_EMPTY_PATH)
+    moved = LIBC.syscall(ctypes.c_long(MOVE_MOUNT), tree, b"", AT_FDCWD, target, flags)
+    call("move_mount", moved)
+    os.close(tree)
+    return disk
+
+
+def remove_view(number):
+    """The end of what `make_view` made. Run in the sandbox's namespaces."""
+    LIBC.umount2(f"{BRANCHES}/{number}".encode(), MNT_DETACH)
 
 
 def write(path, data):
@@ -155,12 +208,12 @@ def drop(keep=()):
     call("dumpable", LIBC.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0))  # no ptrace by code of the same uid
 
 
-def lock(landlock, seccomp):
-    """No power is left, for good; then Landlock and the filter.
+def lock(landlock, seccomp, keep=()):
+    """No power is left, for good, but for the capabilities `keep`; then Landlock and the filter.
 
     Raises OSError: something is not locked; the caller must not go on.
     """
-    drop()
+    drop(keep)
     if landlock:
         from guest import landlock as rules
 

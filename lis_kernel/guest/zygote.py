@@ -3,9 +3,10 @@
 It imports what every kernel needs, and then forks for each request that the warden on the host
 passes on (`sandbox/warden.py`). A request is a socket to the sandbox's owner. The fork goes into
 the control group that the owner opened, leaves for namespaces of its own (`nest.py`), and becomes
-their PID 1 (`pid1.py`), whose forks are the kernels (`boot.py`). A zygote has no thread, no secret
-and no socket but the warden's, which no fork keeps. Once it is not busy, a second generation of it
-rehearses what kernels do first, while the first one serves; then it takes over.
+their PID 1 (`pid1.py`), whose forks are the kernels (`boot.py`). Or it makes the view of a live
+branch in namespaces that the owner holds. A zygote has no thread, no secret and no socket but the
+warden's, which no fork keeps. Once it is not busy, a second generation of it rehearses what kernels
+do first, while the first one serves; then it takes over.
 """
 
 import atexit
@@ -127,7 +128,7 @@ def prove():
 
 def become_sandbox(owner):
     """In a fork: namespaces, mounts, locks; then PID 1 until its end. Never returns."""
-    from guest import duplicate, nest, pid1
+    from guest import nest, pid1
 
     try:
         message, given, _, _ = socket.recv_fds(owner, REQUEST_BYTES, MAX_FILES)
@@ -135,28 +136,30 @@ def become_sandbox(owner):
             os._exit(0)
         wanted = json.loads(message)
         doors, given = given[: wanted["groups"]], given[wanted["groups"] :]
+        if "view" in wanted:
+            change_view(owner, doors, given, **wanted["view"])
         enter(doors)
         nest.unshare()
         if os.fork():
             os._exit(0)
-        source = given.pop() if wanted.get("branch") else None
+        source = given.pop() if wanted.get("copied") else None
+        branches = wanted.get("branches", False)
         files = dict(zip(wanted["files"], given, strict=True))
-        disk = nest.build(wanted["disk_bytes"], wanted["inodes"], wanted["places"], files)
+        disk = nest.build(wanted["disk_bytes"], wanted["inodes"], wanted["places"], files, branches)
+        keep = {nest.CAP_SYS_CHROOT} if branches else set()
         if source is not None:
-            nest.drop({nest.CAP_DAC_OVERRIDE})  # a file may be closed to its own owner
-            for name in wanted["branch"]:
-                flags = duplicate.FLAGS | os.O_DIRECTORY
-                with (
-                    duplicate.opened(name, flags, source) as old,
-                    duplicate.opened(name, flags, disk) as new,
-                ):
-                    duplicate.folder(old, new)
+            nest.drop({nest.CAP_DAC_OVERRIDE, *keep})
+            copy(source, disk, wanted["copied"])
             os.close(source)
-        nest.lock(wanted["landlock"], wanted["seccomp"])
+        told = [disk]
+        if branches:  # for whoever makes the views: none but the owner can ask for one
+            told += [os.open(f"/proc/self/ns/{name}", os.O_RDONLY) for name in ("user", "mnt")]
+        nest.lock(wanted["landlock"], wanted["seccomp"], keep)
         if source is None:
             furnish(wanted["links"])
-        socket.send_fds(owner, [b'{"did": "build"}'], [disk])
-        os.close(disk)
+        socket.send_fds(owner, [b'{"did": "build"}'], told)
+        for fd in told:
+            os.close(fd)
     except BaseException as error:
         kind = "refused" if isinstance(error, Refused) else "error"
         owner.send(json.dumps({kind: f"{type(error).__name__}: {error}"}).encode())
@@ -165,6 +168,40 @@ def become_sandbox(owner):
     seconds = wanted["seconds"]
     ends = None if seconds is None else time.monotonic() + seconds
     pid1.serve(owner, run_kernel, ends)
+
+
+def copy(source, target, names):
+    """Fill folders of the disk `target` from another's; as its owner, to whom a file may be closed.
+
+    It needs CAP_DAC_OVERRIDE for that, and nothing more.
+    """
+    from guest import duplicate
+
+    for name in names:
+        flags = duplicate.FLAGS | os.O_DIRECTORY
+        with (
+            duplicate.opened(name, flags, source) as old,
+            duplicate.opened(name, flags, target) as new,
+        ):
+            duplicate.folder(old, new)
+
+
+def change_view(owner, doors, given, number, make=None, copied=()):
+    """In a fork: make a branch's view in the namespaces `given`, or end it. Never returns."""
+    from guest import nest
+
+    user, mounts, *source = given
+    nest.enter(user, mounts)
+    if make is None:
+        nest.remove_view(number)
+        owner.send(b'{"did": "view"}')
+    else:
+        enter(doors)
+        disk = nest.make_view(mounts, number, **make)
+        nest.drop({nest.CAP_DAC_OVERRIDE})
+        copy(source[0], disk, copied)
+        socket.send_fds(owner, [b'{"did": "build"}'], [disk])
+    os._exit(0)
 
 
 def furnish(links):

@@ -17,7 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from lis_kernel.config import Limits, amount
-from lis_kernel.errors import KernelDied, SandboxError, SandboxLost, StartTimeout
+from lis_kernel.errors import (
+    KernelDied,
+    SandboxError,
+    SandboxLost,
+    SandboxUnavailable,
+    StartTimeout,
+)
 from lis_kernel.kernel.outputs import OutputCollector
 from lis_kernel.kernel.wire import Channel, WireError
 from lis_kernel.kernel.words import Words
@@ -290,6 +296,37 @@ class KernelSession:
                 async with asyncio.timeout(left):
                     await cell.changed.wait()
         return "done"
+
+    async def branch(self) -> KernelSession:
+        """A session with a fork of this kernel: names and files as they are, each its own.
+
+        Experimental: for a `zygote` sandbox with `SandboxConfig(branch=True)`, between cells. The
+        caller closes the session, then stops its `sandbox`. Of the kernel's state the fork lacks
+        threads, tasks of its event loop, and child processes; `%%bash` begins a new bash where the
+        old one stood. Files that are open, and sockets, are shared, and a lock that another thread
+        holds stays locked. It ends with this kernel, and the two are not walled off from each
+        other; see `sandbox/live.py`.
+
+        Raises:
+            SandboxError: there are no live branches here, or it failed; this kernel goes on.
+            KernelError: there is no kernel to fork, or the fork ended at once.
+        """
+        grow = getattr(self.sandbox, "branch_live", None)
+        if grow is None:
+            raise SandboxUnavailable("live branches need the backend zygote")
+        if self._process is None or not self._process.alive or self._cell is not None:
+            raise KernelDied("a kernel is branched between two cells")
+        twin: Sandbox = await grow(
+            lambda view: self._send("shell", "lis_branch_request", {"view": view})
+        )
+        session = KernelSession(twin, self.limits, "")
+        try:
+            await session.start()
+        except BaseException:
+            await session.close()
+            await twin.stop()
+            raise
+        return session
 
     def interrupt(self) -> None:
         """Ask the kernel to raise KeyboardInterrupt in the running cell."""

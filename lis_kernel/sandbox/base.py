@@ -114,7 +114,7 @@ class ProcessSandbox:
         await self.stop()
         await self.start()
 
-    async def branch(self) -> Self:
+    async def branch(self) -> ProcessSandbox:
         """A new sandbox like this one, started, with a copy of /testbed, /tmp and the home folder.
 
         Of what is in them only sockets are left out. What still runs in here is not held back

@@ -45,6 +45,8 @@ REFUSED = "refused"
 REFUSED_SECONDS = 600.0
 START_SECONDS = 60.0
 MESSAGE_BYTES = 65536
+SLOTS = 16
+"""As many as `guest/nest.py` makes places for."""
 BRANCHED = ("testbed", "tmp", "home")
 """The folders of the disk that a branch has a copy of."""
 PASSED = ("PATH", "HOME", "LANG", "LIS_DATA_DIR", "LIS_ZYGOTE_SECONDS")
@@ -147,9 +149,13 @@ class Berth(Init):
         self.files: Path | None = None
         self.disk: Disk = "tmpfs"
         self.disk_bytes = disk_bytes
-        self._fd = -1
+        self.fd = -1
+        """Of the disk."""
         self._pidfd = -1
+        self._namespaces: list[int] = []
         self._name = b""
+        self.slots = set(range(SLOTS))
+        """The numbers of the live branches that it can still have."""
 
     def successor(self) -> Berth:
         """For a sandbox in this one's place: known to the same warden by the same name."""
@@ -174,9 +180,9 @@ class Berth(Init):
         wanted: Mapping[str, Any],
         files: Mapping[str, Path],
         doors: Sequence[Path],
-        origin: Berth | None = None,
+        source: int | None = None,
     ) -> None:
-        """Have it forked and built, once it is announced; its files may be a copy of `origin`'s.
+        """Have it forked and built, once it is announced; with the files of the disk `source`.
 
         `files` maps a path inside to the file of the host whose content shall stand there; `doors`
         are the control groups' files, see `Cgroup.doors`: the fork enters them before anything.
@@ -197,8 +203,8 @@ class Berth(Init):
                 for fd in opened:
                     stack.callback(os.close, fd)
                 data = {**wanted, "groups": len(doors), "files": list(files)}
-                if origin is not None:
-                    data["branch"], opened = BRANCHED, [*opened, origin._fd]
+                if source is not None:
+                    data["copied"], opened = BRANCHED, [*opened, source]
                 socket.send_fds(ours, [json.dumps(data).encode()], opened)
                 socket.send_fds(self._warden, [self._name], [theirs.fileno()])
             async with asyncio.timeout(START_SECONDS):
@@ -207,12 +213,53 @@ class Berth(Init):
             raise SandboxError("the zygote did not answer") from error
         except OSError as error:
             raise SandboxLost(f"the zygote has ended: {error}") from error
-        self._fd = descriptors[0]
+        self.fd, *self._namespaces = descriptors
         self._pidfd = os.pidfd_open(self.pid)
         self.uid = uid if uid != os.getuid() else None
         # by our pid, not by `self`: other programs of this user may connect to the sockets
-        self.files = Path(f"/proc/{os.getpid()}/fd/{self._fd}")
+        self.files = Path(f"/proc/{os.getpid()}/fd/{self.fd}")
         self.attach(ours)
+
+    async def view(
+        self,
+        number: int,
+        make: Mapping[str, Any] | None = None,
+        doors: Sequence[Path] = (),
+        source: int = -1,
+    ) -> int:
+        """Have a live branch's view made, as a copy of the disk `source`; an open disk.
+
+        Without `make` it is removed, and there is none: -1.
+
+        Raises:
+            SandboxLost: the sandbox, the warden or the zygote has ended.
+            SandboxError: it cannot be made.
+        """
+        if not self._namespaces:
+            raise SandboxLost("the sandbox has ended")
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            with ours, theirs, contextlib.ExitStack() as stack:
+                ours.setblocking(False)
+                opened = [os.open(path, os.O_WRONLY | os.O_CLOEXEC) for path in doors]
+                for fd in opened:
+                    stack.callback(os.close, fd)
+                wanted: dict[str, Any] = {"number": number}
+                sent = [*opened, *self._namespaces]
+                if make is not None:
+                    wanted |= {"make": make, "copied": BRANCHED}
+                    sent.append(source)
+                data = json.dumps({"view": wanted, "groups": len(doors)}).encode()
+                socket.send_fds(ours, [data], sent)
+                socket.send_fds(self._warden, [self._name], [theirs.fileno()])
+                theirs.close()
+                async with asyncio.timeout(START_SECONDS):
+                    _, _, descriptors = await self._hear(ours)
+        except TimeoutError as error:
+            raise SandboxError("the zygote did not answer") from error
+        except OSError as error:
+            raise SandboxLost(f"the zygote has ended: {error}") from error
+        return descriptors[0] if make is not None else -1
 
     @staticmethod
     async def _hear(connection: socket.socket) -> tuple[int, int, list[int]]:
@@ -224,7 +271,7 @@ class Berth(Init):
             await readable.wait()
         finally:
             loop.remove_reader(connection)
-        room = socket.CMSG_SPACE(struct.calcsize("3i")) + socket.CMSG_SPACE(4)
+        room = socket.CMSG_SPACE(struct.calcsize("3i")) + socket.CMSG_SPACE(3 * 4)
         data, ancillary, _, _ = connection.recvmsg(MESSAGE_BYTES, room, socket.MSG_CMSG_CLOEXEC)
         pid, uid, descriptors = 0, -1, array.array("i")
         for level, kind, content in ancillary:
@@ -265,10 +312,10 @@ class Berth(Init):
         """Kill it and forget its disk: what was in there is gone. May be called twice."""
         self.end()
         super().close()
-        for fd in (self._fd, self._pidfd):
+        for fd in (self.fd, self._pidfd, *self._namespaces):
             if fd >= 0:
                 os.close(fd)
-        self._fd = self._pidfd = -1
+        self.fd, self._pidfd, self._namespaces = -1, -1, []
         self.files = None
 
     def leave(self) -> None:

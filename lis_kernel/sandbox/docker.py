@@ -217,7 +217,7 @@ class DockerSandbox(DockerEngine, ProcessSandbox):
         pid1.clear_out()
         run = self.state.root / "run"
         clear(run)
-        programs = seccomp.programs(set_id=self.config.root)
+        programs = seccomp.programs("set-id" if self.config.root else "")
         boot = replace(self.boot("/testbed", HOST_INSIDE), seccomp=programs)
         info = prepare(run, RUN_INSIDE, boot, ready_fd=READY_FD, owner_fd=OWNER_FD)
         ready_read, ready_write = os.pipe()

@@ -20,6 +20,7 @@ FITS = {
     "mounts": ("zygote", "bubblewrap", "docker", "podman"),
     "root": ("docker", "podman"),
     "preload": ("zygote",),
+    "branch": ("zygote",),
 }
 """Of the settings that not every backend has."""
 

@@ -23,6 +23,7 @@ from lis_kernel.sandbox.network import CA, CA_INSIDE, Network
 from lis_kernel.sandbox.rootfs import Rootfs
 
 __all__ = [
+    "BRANCHES",
     "DISK",
     "FILES",
     "MAKING",
@@ -74,6 +75,9 @@ read-only by its mount, and by Landlock once more."""
 
 MAKING = "/mnt"
 """Where a sandbox in a shared jail mounts its disk, before that is bound to its places."""
+
+BRANCHES = "/branches"
+"""Where it has the places of its live branches, each a root folder of its own."""
 
 
 def sources(built: image.Image, bwrap: str, etc: Path) -> dict[str, Path]:
@@ -158,7 +162,7 @@ def command(
     for name, inside in DISK.items():
         argv += ["--dir", inside] if shared else ["--bind", str(disk / name), inside]
     if shared:
-        argv += ["--dir", MAKING, "--ro-bind", str(at("etc") / CA), CA_INSIDE]
+        argv += ["--dir", MAKING, "--dir", BRANCHES, "--ro-bind", str(at("etc") / CA), CA_INSIDE]
     for n, mount in enumerate(given):
         bind = "--bind" if mount.writable else "--ro-bind"
         argv += [bind, str(at(f"mount{n}")), mount.target]

@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from lis_kernel.errors import SandboxError, SandboxLost, SandboxUnavailable
 from lis_kernel.protocols import KernelProcess
@@ -25,9 +25,10 @@ from lis_kernel.sandbox.bubblewrap import BubblewrapSandbox, landlock_abi
 from lis_kernel.sandbox.disk import BYTES_PER_INODE
 from lis_kernel.sandbox.image import PREFIX
 from lis_kernel.sandbox.init import READY_FD, InitKernel
-from lis_kernel.sandbox.jail import DISK
+from lis_kernel.sandbox.jail import BRANCHES, DISK
 from lis_kernel.sandbox.keeper import Place, real_root
 from lis_kernel.sandbox.launch import connection, forget, wait_ready, write_anew
+from lis_kernel.sandbox.live import Ask, LiveBranch
 from lis_kernel.sandbox.network import CA_INSIDE
 from lis_kernel.sandbox.reaper import remove_tree
 from lis_kernel.sandbox.state import StateDir, new_folder
@@ -53,8 +54,8 @@ class ZygoteSandbox(BubblewrapSandbox):
     _cold: str | None = None
     """Why it was started as `bubblewrap` does; None if it was not."""
     _told_end = False
-    _origin: Berth | None = None
-    """Whose files it begins with, while it starts."""
+    _source: int | None = None
+    """The disk whose files it begins with, while it starts."""
 
     @property
     def _place(self) -> Place | None:
@@ -121,7 +122,7 @@ class ZygoteSandbox(BubblewrapSandbox):
         ca = self.network.ca
         files = {CA_INSIDE: ca} if ca is not None else {}
         doors = self._cgroup.doors if self._cgroup is not None else []
-        await berth.make(self._wanted(), files, doors, self._origin)
+        await berth.make(self._wanted(), files, doors, self._source)
         self.state.adopt(berth.files, berth.uid)
 
     def _forget_settled(self) -> None:
@@ -135,18 +136,24 @@ class ZygoteSandbox(BubblewrapSandbox):
     def _wanted(self) -> dict[str, Any]:
         """What `guest/zygote.py` is told of this sandbox."""
         assert self._image is not None
-        size = self._tmpfs_bytes
         abi = landlock_abi()
+        branches = self.config.branch
+        writable = [*DISK.values(), *([BRANCHES] if branches else [])]
         fonts = self._image.root.glob("share/matplotlib/*.json")
         return {
-            "disk_bytes": size + OWN_BYTES,
-            "inodes": size // BYTES_PER_INODE + 256,
-            "places": DISK,
+            **self.disk_wanted(),
+            "branches": branches,
             "links": {f"{FONTS}/{path.name}": f"{FONTS_OF_IMAGE}/{path.name}" for path in fonts},
-            "landlock": {"abi": abi, "writable": list(DISK.values())} if abi else None,
-            "seccomp": seccomp.programs(),
+            "landlock": {"abi": abi, "writable": writable} if abi else None,
+            "seccomp": seccomp.programs("branch" if branches else ""),
             "seconds": self.limits.sandbox_seconds,
         }
+
+    def disk_wanted(self) -> dict[str, Any]:
+        """What the guest is told of a disk."""
+        size = self._tmpfs_bytes
+        inodes = size // BYTES_PER_INODE + 256
+        return {"disk_bytes": size + OWN_BYTES, "inodes": inodes, "places": DISK}
 
     async def launch_kernel(self) -> KernelProcess:
         """Start a kernel; the one before it, if any, is killed first."""
@@ -172,6 +179,7 @@ class ZygoteSandbox(BubblewrapSandbox):
             write_anew(run / "connection.json", {**info, "ip": f"{RUN}/k"})
         boot = replace(self.boot("/testbed", RUN), rlimits=self._rlimits())
         facts = {"connection_file": f"{RUN}/connection.json", "ready_fd": READY_FD}
+        facts["branches"] = self.config.branch
         ready_read, ready_write = os.pipe()
         try:
             request = {"boot": {**asdict(boot), **facts}, "log": f"{RUN}/{LOG}"}
@@ -225,18 +233,49 @@ class ZygoteSandbox(BubblewrapSandbox):
             old.close()
         return berth
 
-    async def branch(self) -> Self:
+    async def branch(self) -> ZygoteSandbox:
+        return await self.branch_of(self._berth.fd if self._berth else None, self.state)
+
+    async def branch_of(self, disk: int | None, state: StateDir) -> ZygoteSandbox:
+        """A sandbox like this one with a copy of these files, of which a fork has a `disk`."""
         twin = self._twin()
-        twin._origin = self._berth
+        twin._source = disk
         try:
             await twin.start()
-            if twin._berth is None or self._berth is None:
-                await twin._copy_from(self.state)
+            if disk is None or twin._berth is None:
+                await twin._copy_from(state)
         except BaseException:
             await twin.stop()
             raise
         finally:
-            twin._origin = None
+            twin._source = None
+        return twin
+
+    async def branch_live(self, ask: Ask) -> LiveBranch:
+        """A sandbox whose kernel is a fork of the one that runs in here; see `live.py`.
+
+        Called by `KernelSession.branch`, between cells; `ask` has the kernel fork itself.
+
+        Raises:
+            SandboxUnavailable: this sandbox, or this system, has no live branches.
+            SandboxError: the kernel did not fork, or the files could not be copied.
+        """
+        return await self.grow(self._berth.fd if self._berth else -1, ask)
+
+    async def grow(self, disk: int, ask: Ask) -> LiveBranch:
+        """As `branch_live`, for a kernel of this sandbox or of a live branch of its."""
+        berth = self._berth
+        if not self.config.branch:
+            raise SandboxUnavailable("live branches must be asked for: SandboxConfig(branch=True)")
+        if berth is None or self._image is None:
+            raise SandboxUnavailable(f"a cold sandbox has no live branches: {self._cold}")
+        warden = await asyncio.to_thread(reach, self._image, self.config.preload)
+        twin = LiveBranch(self, berth, disk, warden, ask)
+        try:
+            await twin.start()
+        except BaseException:
+            await twin.stop()
+            raise
         return twin
 
     def _kill(self) -> None:
@@ -279,5 +318,8 @@ class ZygoteSandbox(BubblewrapSandbox):
         return found or "killed"
 
     def describe(self) -> Mapping[str, Any]:
-        started = "zygote" if self._cold is None else f"cold: {self._cold}"
-        return {**super().describe(), "started": started}
+        facts = {**super().describe()}
+        facts["started"] = "zygote" if self._cold is None else f"cold: {self._cold}"
+        if self.config.branch and self._cold is None:
+            facts["seccomp"] = seccomp.digest("branch")
+        return facts

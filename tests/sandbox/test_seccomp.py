@@ -29,7 +29,8 @@ def test_the_data_files_are_what_the_script_makes(machine) -> None:
     assert path is not None
     assert path.read_bytes() == generate.build(machine)
     assert seccomp.programs()[machine] == generate.build(machine).hex()
-    assert seccomp.programs(set_id=True)[machine] == generate.build(machine, set_id=True).hex()
+    for kind in ("set-id", "branch"):
+        assert seccomp.programs(kind)[machine] == generate.build(machine, kind=kind).hex()
 
 
 def test_an_unknown_architecture_has_no_filter() -> None:
@@ -109,7 +110,7 @@ def test_every_listed_call_is_refused_and_others_are_not(machine) -> None:
     assert run(program, clone, 17 | new_user, arch=arch) == generate.ERRNO | 1
     assert run(program, generate.SOCKETS[0][which], 40, arch=arch) == generate.ERRNO | 97
     assert run(program, 0, arch=arch ^ 1) == generate.KILL_PROCESS
-    free = generate.build(machine, set_id=True)
+    free = generate.build(machine, kind="set-id")
     assert run(free, generate.MODE_IN_MEMORY["openat2"][which], arch=arch) == generate.ALLOW
     for numbers, mode in generate.MODES.values():
         if numbers[which] is not None:

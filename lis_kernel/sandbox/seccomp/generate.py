@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
+from typing import get_args
+
+from lis_kernel.sandbox.seccomp import Kind
 
 __all__ = ["MACHINES", "build", "main"]
 
@@ -173,11 +176,13 @@ def argument(n: int) -> int:
     return ARGUMENTS + 8 * n
 
 
-def build(machine: str, *, set_id: bool = False) -> bytes:
+def build(machine: str, *, kind: Kind = "") -> bytes:
     """The filter for `machine`, as `struct sock_filter[]`.
 
-    With `set_id` files may be given set-id bits: for a container whose root installs packages.
+    With `set-id` files may be given set-id bits: for a container whose root installs packages. With
+    `branch` a process that has the capability may `chroot`: for a kernel that can be branched.
     """
+    set_id = kind == "set-id"
     which = list(MACHINES).index(machine)
     program = Program()
     program.load(ARCH)
@@ -190,8 +195,8 @@ def build(machine: str, *, set_id: bool = False) -> bytes:
             program.on_call(number, block)
     missing = MISSING if set_id else MISSING | MODE_IN_MEMORY
     for table, error in ((missing, ENOSYS), (DENIED, EPERM)):
-        for numbers in table.values():
-            if (number := numbers[which]) is not None:
+        for name, numbers in table.items():
+            if (number := numbers[which]) is not None and (name, kind) != ("chroot", "branch"):
                 program.ret_if(IF_EQUAL, number, ERRNO | error)
     program.ret(ALLOW)
     return program.binary()
@@ -247,8 +252,9 @@ def _no_set_id(mode: int) -> Program:
 def main() -> None:
     here = Path(__file__).parent
     for machine in MACHINES:
-        (here / f"{machine}.bpf").write_bytes(build(machine))
-        (here / f"{machine}+set-id.bpf").write_bytes(build(machine, set_id=True))
+        for kind in get_args(Kind):
+            name = f"{machine}+{kind}" if kind else machine
+            (here / f"{name}.bpf").write_bytes(build(machine, kind=kind))
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ LAST_WORDS_SECONDS = 3.0
 LATE_SECONDS = 3.0
 """Of idle and reply, the second is given up after this long without any word of the cell."""
 
+EARLY_SECONDS = 0.02
 ENDING_SECONDS = 1.0
 """How long a kernel that closed a socket may take to end by itself."""
 
@@ -62,6 +63,8 @@ class _Cell:
         self.on_output = on_output
         self.reply: dict[str, Any] | None = None
         self.idle = False
+        self.early = False
+        """Whether idle was heard before the reply: what was said between them may still come."""
         self.heard = time.monotonic()
         self.dead = False
         self.changed = asyncio.Event()
@@ -262,8 +265,10 @@ class KernelSession:
             raise
         finally:
             self._cell = None
+        if ended == "mute":  # it says that the cell is over, and its output channel says nothing
+            process.kill()
         if status == "ok":
-            status = "died" if ended == "died" else self._status(cell)
+            status = "died" if ended in ("died", "mute") else self._status(cell)
         count = (cell.reply or {}).get("execution_count")
         return CellResult.model_validate(
             {
@@ -280,7 +285,7 @@ class KernelSession:
         return "ok" if (cell.reply or {}).get("status", "ok") == "ok" else "error"
 
     async def _wait(self, cell: _Cell, seconds: float) -> str:
-        """`done`, `died`, or `timeout` after `seconds`."""
+        """`done`, `died`, or `timeout` after `seconds`; `mute` if no output can come any more."""
         deadline = time.monotonic() + seconds
         while not cell.done:
             if cell.dead:
@@ -289,12 +294,16 @@ class KernelSession:
             half = cell.idle or cell.reply is not None
             until = min(deadline, cell.heard + LATE_SECONDS) if half else deadline
             left = until - time.monotonic()
+            if left <= 0 and not half:
+                return "timeout"
             if left <= 0:
-                return "done" if half else "timeout"
+                return "done" if cell.idle else "mute"
             cell.changed.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(left):
                     await cell.changed.wait()
+        if cell.early:
+            await asyncio.sleep(EARLY_SECONDS)
         return "done"
 
     async def branch(self) -> KernelSession:
@@ -409,5 +418,6 @@ class KernelSession:
             return
         cell.heard = time.monotonic()
         if message["header"]["msg_type"] == "execute_reply":
+            cell.early = cell.idle
             cell.reply = message["content"] if isinstance(message["content"], dict) else {}
             cell.changed.set()

@@ -59,8 +59,10 @@ def answer(content: Any, channel: str = "shell", kind: str = "execute_reply") ->
     who = list(KERNEL._parent_ident.get("shell") or KERNEL.get_parent_ident())
     frames = [*who, *sealed(kind, content)]
     thread = KERNEL.shell_channel_thread if channel == "shell" else None
-    if thread is None:
-        (KERNEL.shell_stream if channel == "shell" else KERNEL.stdin_socket).send_multipart(frames)
+    if not thread:  # ours has none
+        # at once: a stream would send it when the cell is over
+        sender = KERNEL.shell_stream.socket if channel == "shell" else KERNEL.stdin_socket
+        sender.send_multipart(frames)
         return
     done = threading.Event()
 

@@ -23,11 +23,13 @@ check: setup-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# one table of every goal; NAMES='cell_rtt shell_rtt' runs those rows alone
+NAMES ?=
 bench: setup-dev
-	$(BIN)/python tests/performance/turn_overhead.py
+	@$(BIN)/python tests/performance/bench.py $(NAMES)
 
 # the attack table of SECURITY.md, from a run on each backend
-ATTACKED ?= bubblewrap docker
+ATTACKED ?= zygote bubblewrap docker
 attacks: setup-dev
 	@for backend in $(ATTACKED); do \
 	  $(BIN)/lis doctor --attack --json --backend $$backend > .venv/attacks-$$backend.json || exit 1; done

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lis_kernel.agent import Agent
-    from lis_kernel.api import load, run
+    from lis_kernel.api import arun_many, load, run, run_many
     from lis_kernel.config import Budget, Limits, ModelConfig, RunConfig, SandboxConfig
+    from lis_kernel.kernel.pool import Pool
     from lis_kernel.protocols import Model, Sandbox, Tool
+    from lis_kernel.rollout import Rollout
     from lis_kernel.trajectory import Trajectory, Turn
     from lis_kernel.types import Observation, StopReason, Task, ToolCall
 
@@ -24,6 +26,8 @@ __all__ = [
     "Model",
     "ModelConfig",
     "Observation",
+    "Pool",
+    "Rollout",
     "RunConfig",
     "Sandbox",
     "SandboxConfig",
@@ -33,15 +37,19 @@ __all__ = [
     "ToolCall",
     "Trajectory",
     "Turn",
+    "arun_many",
     "load",
     "run",
+    "run_many",
 ]
 
 _HOMES = {
     "lis_kernel.agent": ["Agent"],
-    "lis_kernel.api": ["load", "run"],
+    "lis_kernel.api": ["arun_many", "load", "run", "run_many"],
     "lis_kernel.config": ["Budget", "Limits", "ModelConfig", "RunConfig", "SandboxConfig"],
+    "lis_kernel.kernel.pool": ["Pool"],
     "lis_kernel.protocols": ["Model", "Sandbox", "Tool"],
+    "lis_kernel.rollout": ["Rollout"],
     "lis_kernel.trajectory": ["Trajectory", "Turn"],
     "lis_kernel.types": ["Observation", "StopReason", "Task", "ToolCall"],
 }

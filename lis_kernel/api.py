@@ -1,4 +1,4 @@
-"""The verbs of the public face: `run` and `load`, in ordinary Python and under Jupyter's loop."""
+"""The verbs of the public face, in ordinary Python and under Jupyter: run one, run many, load."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from typing import Any, Literal
 from lis_kernel._sync import run_sync
 from lis_kernel.agent import Agent
 from lis_kernel.agent.events import Event
-from lis_kernel.config import DEFAULT_BACKEND, Budget, Limits, RunConfig, checked
+from lis_kernel.config import Budget, Limits, RunConfig, SandboxConfig, checked
+from lis_kernel.kernel.pool import Pool
 from lis_kernel.models import default_model
+from lis_kernel.rollout import Batch, Rollout
 from lis_kernel.trajectory import Trajectory, load
 from lis_kernel.types import Task
 
-__all__ = ["load", "run"]
+__all__ = ["arun_many", "load", "run", "run_many"]
 
 
 def run(
@@ -24,17 +26,18 @@ def run(
     model: str | None = None,
     files: Iterable[str | Path] = (),
     out: str | Path = "runs",
-    backend: str = DEFAULT_BACKEND,
-    network: str = "none",
+    backend: str | None = None,
+    network: str | None = None,
     mounts: Iterable[str] = (),
     image: str | None = None,
     runtime: str | None = None,
-    root: bool = False,
+    root: bool | None = None,
     rootfs: str | Path | None = None,
     tools: Literal["paper", "notebook"] = "notebook",
     protocol: Literal["tools", "blocks"] | None = None,
     budget: Budget | None = None,
     limits: Limits | None = None,
+    pool: Pool | None = None,
     on_event: Callable[[Event], None] = lambda _: None,
     **model_settings: Any,
 ) -> Trajectory:
@@ -46,12 +49,14 @@ def run(
             takes Anthropic or OpenAI if a key is set, else the local model.
         files: host files and folders that appear in /testbed/input.
         out: folder under which the run's own folder is made.
-        backend: `zygote`, `bubblewrap`, `docker`, `podman`, or `local`, which is no isolation.
-        network: `none`, `open`, or e.g. `allow=index,example.org:443,*.example.com`.
+        backend: `zygote` (the default), `bubblewrap`, `docker`, `podman`, or `local`, which is no
+            isolation at all.
+        network: `none` (the default), `open`, or e.g. `allow=index,example.org:443,*.example.com`.
         mounts: `HOST_PATH:SANDBOX_PATH`, read-only unless `:rw` follows.
         image, runtime, root: of docker and podman, see `SandboxConfig`.
-        rootfs: of bubblewrap, see there.
+        rootfs: of zygote and bubblewrap, see there.
         limits: of the sandbox and of one cell, e.g. `Limits(memory_bytes=4 << 30)`.
+        pool: begun by `with`; the sandbox is one of its, and what is not said here is as there.
         model_settings: other fields of `ModelConfig`, e.g. base_url, temperature, extra_body.
 
     An interrupt (Ctrl-C, or Jupyter's stop button) ends the run with the stop reason
@@ -60,23 +65,95 @@ def run(
     Raises:
         ConfigError: a setting or file is wrong; nothing was started.
     """
-    words = {
-        "model": {"name": model or default_model(os.environ), **model_settings},
-        "sandbox": {
+    config = _config(
+        pool,
+        {
             "backend": backend,
             "network": network,
-            "mounts": tuple(mounts),
+            "mounts": tuple(mounts) or None,
             "image": image,
             "runtime": runtime,
             "root": root,
             "rootfs": rootfs,
         },
-        "budget": budget or Budget(),
-        "limits": limits or Limits(),
-        "tools": tools,
-        "protocol": protocol,
-    }
-    config = checked(RunConfig, words)
-    agent = Agent(config, out=out, on_event=on_event)
+        limits,
+        model={"name": model or default_model(os.environ), **model_settings},
+        budget=budget or Budget(),
+        tools=tools,
+        protocol=protocol,
+    )
+    agent = Agent(config, out=out, on_event=on_event, pool=pool)
     asked = Task(prompt=task, files=tuple(Path(path) for path in files))
     return run_sync(agent.arun(asked), on_interrupt=agent.stop)
+
+
+def run_many(
+    tasks: Iterable[str | Task],
+    *,
+    concurrency: int = 8,
+    pool: Pool | None = None,
+    out: str | Path = "runs",
+    on_event: Callable[[int, Event], None] = lambda *_: None,
+    **settings: Any,
+) -> list[Rollout]:
+    """Let a model solve each of `tasks` in a sandbox of its own; blocks until all are done.
+
+    Args:
+        tasks: plain words, or `Task("…", files=…)`.
+        concurrency: most runs at a time. Sandboxes also wait for each other's start and for memory.
+        pool: begun by `with`; None makes one for this batch.
+        on_event: called with the task's place in `tasks` and what happened.
+        settings: as of `run`: model, backend, network, tools, budget, limits, ….
+
+    The rollouts come in the order of `tasks`. One that fails says so in its stop reason, or in
+    `error` if it could not begin, and the others go on. An interrupt ends those that run.
+
+    Raises:
+        ConfigError: a setting is wrong; nothing was started.
+    """
+    batch, asked = _batch(tasks, concurrency, pool, out, on_event, settings)
+    return run_sync(batch.arun(asked), on_interrupt=batch.stop)
+
+
+async def arun_many(
+    tasks: Iterable[str | Task],
+    *,
+    concurrency: int = 8,
+    pool: Pool | None = None,
+    out: str | Path = "runs",
+    on_event: Callable[[int, Event], None] = lambda *_: None,
+    **settings: Any,
+) -> list[Rollout]:
+    """As `run_many`, on the running event loop; a pool is begun by `async with`."""
+    batch, asked = _batch(tasks, concurrency, pool, out, on_event, settings)
+    return await batch.arun(asked)
+
+
+def _batch(
+    tasks: Iterable[str | Task],
+    concurrency: int,
+    pool: Pool | None,
+    out: str | Path,
+    on_event: Callable[[int, Event], None],
+    settings: dict[str, Any],
+) -> tuple[Batch, list[Task]]:
+    words = dict(settings)
+    sandbox = {name: words.pop(name, None) for name in SandboxConfig.model_fields}
+    limits = words.pop("limits", None)
+    ours = {name: words.pop(name) for name in ("budget", "tools", "protocol") if name in words}
+    name = words.pop("model", None) or default_model(os.environ)
+    config = _config(pool, sandbox, limits, model={"name": name, **words}, **ours)
+    asked = [task if isinstance(task, Task) else Task(prompt=task) for task in tasks]
+    batch = Batch(config, out=out, concurrency=concurrency, pool=pool, on_event=on_event)
+    return batch, asked
+
+
+def _config(
+    pool: Pool | None, sandbox: dict[str, Any], limits: Limits | None, **words: Any
+) -> RunConfig:
+    """The run's settings; those of the sandbox that are None are the pool's, else the defaults."""
+    base = {} if pool is None else pool.kind.config.model_dump()
+    given = {name: value for name, value in sandbox.items() if value is not None}
+    usual = Limits() if pool is None else pool.kind.limits
+    words.update(sandbox={**base, **given}, limits=limits or usual)
+    return checked(RunConfig, words)

@@ -7,17 +7,23 @@ is missing they are skipped with the reason on a user's machine, and fail under 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import engines
 import pytest
+from zygotes import end_wardens
 
 from lis_kernel.errors import SandboxUnavailable
 from lis_kernel.models import weights
 from lis_kernel.sandbox import bubblewrap, image, image_build
 
-os.environ.setdefault("LIS_ZYGOTE_SECONDS", "20")  # else zygotes outlive the tests by ten minutes
+# one zygote for all tests, however many runtime folders they have
+ZYGOTES = Path("/tmp") / f"lis-zygotes-{os.getpid()}"
+os.environ["LIS_ZYGOTE_DIR"] = str(ZYGOTES)
+os.environ.setdefault("LIS_ZYGOTE_SECONDS", "30")
 WEIGHTS = weights.local_path(weights.find(weights.DEFAULT))  # before a test moves HOME
 
 
@@ -45,6 +51,11 @@ NEEDS: dict[str, Callable[[], str]] = {
     "crun": engines.no_crun,
     "podman": engines.no_podman,
 }
+
+
+def pytest_sessionfinish() -> None:
+    end_wardens(ZYGOTES)
+    shutil.rmtree(ZYGOTES, ignore_errors=True)
 
 
 @pytest.hookimpl(tryfirst=True)

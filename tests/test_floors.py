@@ -93,3 +93,9 @@ def test_the_test_can_fail(tmp_path: Path, monkeypatch) -> None:
     bad = tmp_path / "models" / "bad.py"
     bad.write_text("from ..agent import loop\nfrom lis_kernel.tools import calls\n")
     assert len(violations(bad)) == 2
+
+
+def test_no_cancel_is_lost() -> None:
+    """Python 3.11's `wait_for` forgets a cancel that comes as its work is done."""
+    users = [path for path in ROOT.rglob("*.py") if "wait_for(" in path.read_text("utf-8")]
+    assert [path for path in users if "guest" not in path.parts] == []

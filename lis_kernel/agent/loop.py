@@ -15,7 +15,6 @@ import logging
 import time
 from pathlib import Path
 
-from lis_kernel import registry
 from lis_kernel.agent import events, record
 from lis_kernel.agent.budget import Meter
 from lis_kernel.agent.prompts import first_messages
@@ -31,10 +30,11 @@ from lis_kernel.errors import (
     TrajectoryError,
 )
 from lis_kernel.kernel.outputs import clean_text
+from lis_kernel.kernel.pool import Pool, Warm
 from lis_kernel.kernel.session import KernelSession
-from lis_kernel.models import make_model
+from lis_kernel.kernel.setup import Kind
+from lis_kernel.models import load_provider
 from lis_kernel.protocols import Model, Progress, Sandbox
-from lis_kernel.tools import observation
 from lis_kernel.tools.toolset import toolset
 from lis_kernel.trajectory import Recorder, Trajectory
 from lis_kernel.trajectory.notebook import KEY, code_cell, markdown_cell
@@ -53,6 +53,10 @@ class Agent:
         out: folder under which each run gets a folder of its own.
         model: a model to use instead of the one that `config` names; the caller closes it.
         on_event: told what happens, see `agent/events.py`.
+        pool: where each run takes its sandbox from, instead of starting one.
+
+    Raises:
+        ConfigError: the pool's sandboxes are not what `config` asks for.
     """
 
     def __init__(
@@ -62,8 +66,13 @@ class Agent:
         out: Path | str = "runs",
         model: Model | None = None,
         on_event: events.OnEvent = lambda _: None,
+        pool: Pool | None = None,
     ) -> None:
         self.config = config
+        self._kind = Kind(config.sandbox, config.limits)
+        if pool is not None:
+            pool.kind.fit(self._kind)
+        self._pool = pool
         self.out = Path(out)
         self._given = model
         self._on_event = on_event
@@ -92,27 +101,23 @@ class Agent:
             CancelledError: the caller gave up; the notebook is closed and the sandbox gone.
         """
         check_files(task.files, self.config.limits.disk_bytes)
-        model = self._given or make_model(self.config.model)
+        if (model := self._given) is None:
+            # in a thread: a pool's sandbox starts meanwhile
+            make = await asyncio.to_thread(load_provider, self.config.model)
+            model = make(self.config.model)
         try:
-            self._sandbox = registry.load(
-                registry.SANDBOXES, self.config.sandbox.backend, "--backend"
-            )(
-                self.config.sandbox,
-                self.config.limits,
-                caps={
-                    "spill_lines": observation.HEAD_LINES + observation.TAIL_LINES,
-                    "spill_chars": observation.STREAM_CHARS,
-                },
-                say=lambda text: self._tell(events.Note(text)),
-                progress=lambda done, total, what: self._tell(
-                    events.Fetching(done, total, what, "parts")
-                ),
-            )
+            self._sandbox = self._kind.sandbox(self._say, self._progress)
             return await _Run(self, task, model, self._sandbox).carry_out()
         finally:
             self._work, self._sandbox, self._stopped = None, None, False
             if self._given is None:
                 await model.aclose()
+
+    def _say(self, text: str) -> None:
+        self._tell(events.Note(text))
+
+    def _progress(self, done: int, total: int, what: str) -> None:
+        self._tell(events.Fetching(done, total, what, "parts"))
 
     def _tell(self, event: events.Event) -> None:
         """A view that fails is no reason to stop a run, or to call the sandbox or model broken."""
@@ -135,7 +140,9 @@ class _Run:
         self.tools = toolset(self.config.tools, self.config.limits.cell_seconds)
         self.protocol = self.config.protocol or model.default_protocol
         self.meter = Meter(self.config.budget)
-        self.session = KernelSession(sandbox, self.config.limits, record.setup_source())
+        self.kind = agent._kind
+        self.session = KernelSession(sandbox, self.kind.limits, self.kind.setup)
+        self.warm: Warm | None = None
         self.folder = RunFolder(agent.out, task.prompt)
         self.recorder = Recorder(
             self.folder.notebook, record.metadata(task, self.config, self.protocol)
@@ -146,7 +153,6 @@ class _Run:
     async def carry_out(self) -> Trajectory:
         started = time.monotonic()
         self.tell(events.RunStarted(self.folder.notebook, self.task, self.config))
-        self.recorder.save()
         work = self.agent._work = asyncio.create_task(self._work())
         cancelled: asyncio.CancelledError | None = None
         if self.agent._stopped:
@@ -190,6 +196,7 @@ class _Run:
         except Exception:
             log.exception("the sandbox could not be removed")
         self._close(reason, detail, taken, time.monotonic() - started)
+        await self.recorder.saved()
         self.tell(events.RunEnded(reason, detail, taken.answer, self.folder.notebook))
 
     def _outcome(self, work: asyncio.Task[StopReason], late: bool) -> tuple[StopReason, str]:
@@ -237,6 +244,7 @@ class _Run:
         loading = asyncio.create_task(self.model.prepare(self._fetching()))
         loading.add_done_callback(lambda task: task.cancelled() or task.exception())
         try:
+            await self.recorder.saved()
             messages = await self._start()
             await of_model(loading)
         finally:
@@ -262,7 +270,7 @@ class _Run:
     async def _start(self) -> list[Message]:
         """Sandbox, files, kernel, set-up cell; the conversation's first messages."""
         try:
-            await self.sandbox.start()
+            await self._have_sandbox()
         finally:
             messages = self._open_notebook()
         for path in self.task.files:
@@ -271,10 +279,14 @@ class _Run:
                 await asyncio.to_thread(self.sandbox.put, path, inside)
             except OSError as error:
                 raise SandboxError(f"{path} could not be put into the sandbox: {error}") from error
-        setup = code_cell("setup", record.setup_source(), ["lis-setup"], folded=True, kind="setup")
+        setup = code_cell("setup", self.kind.setup, ["lis-setup"], folded=True, kind="setup")
         self.recorder.begin(setup)
         try:
-            result = await self.session.start()
+            if self.warm is None:
+                await self.recorder.saved()
+                result = await self.session.start()
+            else:
+                result = self.warm.setup_result
         except BaseException as error:
             self.recorder.finish(status=cut_short(error))
             raise
@@ -283,6 +295,15 @@ class _Run:
         setup["execution_count"] = result.execution_count
         self.recorder.finish(seconds=result.seconds, status=result.status)
         return messages
+
+    async def _have_sandbox(self) -> None:
+        """Start ours, or have the pool's in its place: with its kernel, and the set-up cell run."""
+        if (pool := self.agent._pool) is None:
+            return await self.sandbox.start()
+        self.warm = await pool.take(self.agent._say, self.agent._progress)
+        self.session = self.warm.session
+        self.sandbox = self.agent._sandbox = self.session.sandbox
+        return None
 
     def _fetching(self) -> Progress:
         """Passes a model's progress on, from whatever thread it comes."""

@@ -13,7 +13,6 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -33,7 +32,6 @@ __all__ = [
     "metadata",
     "opening",
     "outcome_text",
-    "setup_source",
     "turn_text",
 ]
 
@@ -45,9 +43,6 @@ TITLES = {
     ("example", "assistant"): "Example, assistant",
 }
 """Of the first messages that are folded in the notebook."""
-SETUP_TITLE = "# Set-up: helpers for the cells below, which then run in any Jupyter kernel.\n"
-SETUP = ("workspace.py", "shell.py", "editor.py", "submit.py")
-"""Guest files whose text is the setup cell: after it, every cell runs in a stock kernel too."""
 
 
 def metadata(task: Task, config: RunConfig, protocol: str) -> dict[str, Any]:
@@ -100,13 +95,6 @@ def breaches(notebook: Mapping[str, Any]) -> dict[str, int]:
     """How many cells ran into which limit."""
     named = (cell["metadata"][KEY].get("verdict") for cell in notebook["cells"])
     return dict(Counter(verdict for verdict in named if verdict is not None))
-
-
-def setup_source() -> str:
-    """The setup cell: the guest's helpers, whole, so that the notebook needs nothing of ours."""
-    guest = Path(__file__).parent.parent / "guest"
-    parts = [(guest / name).read_text("utf-8").rstrip() for name in SETUP]
-    return SETUP_TITLE + "\n\n".join(parts) + "\n"
 
 
 def turn_text(turn: int, reply: Reply, said: str) -> str:

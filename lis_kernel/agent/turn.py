@@ -101,7 +101,7 @@ class Turns:
     async def ask(self) -> Reply:
         """One model call, retried with a shorter conversation when the provider asks for that."""
         turn = self.meter.turns + 1
-        self.recorder.flush()  # the model may think for long
+        await self.recorder.saved()  # the model may think for long
         self.tell(events.TurnStarted(turn))
         dropped: list[str] = []
         for attempt in range(3):
@@ -233,9 +233,10 @@ class Turns:
             arguments=call.arguments,
         )
         self.recorder.begin(cell)
-        self.tell(events.CallStarted(call, source))
         started = time.monotonic()
         try:
+            await self.recorder.saved()
+            self.tell(events.CallStarted(call, source))
             result = await self.session.execute(
                 source, on_output=lambda output: self.tell(events.CallOutput(output))
             )
@@ -246,11 +247,13 @@ class Turns:
                 seconds=time.monotonic() - started,
                 verdict=self.session.verdict,
             )
-            self._finish(cell, call, cut)
+            await self._finish(cell, call, cut)
             raise
-        return self._finish(cell, call, result)
+        return await self._finish(cell, call, result)
 
-    def _finish(self, cell: dict[str, Any], call: ToolCall, result: CellResult) -> Observation:
+    async def _finish(
+        self, cell: dict[str, Any], call: ToolCall, result: CellResult
+    ) -> Observation:
         seen = self.tools[call.name].to_observation(result)
         hint = self.nudges.hint(cell["source"], seen) if self.nudges else ""
         network = self.session.sandbox.attempts()
@@ -288,6 +291,7 @@ class Turns:
                     call_id=call.id,
                 )
             )
+        await self.recorder.saved()
         self.tell(events.CallFinished(result, seen))
         if refused := refused_hosts(network):
             self.tell(events.Note(refused))

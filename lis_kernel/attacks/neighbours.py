@@ -10,18 +10,23 @@ import asyncio
 import contextlib
 import json
 import secrets
-from collections.abc import AsyncIterator, Mapping
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lis_kernel.attacks.ground import INSIDE, Box, Ground, Outcome
-from lis_kernel.attacks.inside import plant
+from lis_kernel.attacks.inside import forking, plant
 from lis_kernel.attacks.listeners import Listeners
 from lis_kernel.attacks.world import NaiveProxy, World
 from lis_kernel.errors import LisKernelError, SandboxUnavailable
 from lis_kernel.sandbox import cgroup
+from lis_kernel.sandbox.berth import zygotes
 from lis_kernel.sandbox.container_spec import RUN_INSIDE
+from lis_kernel.sandbox.warden import SOCKET
 
 __all__ = ["ASKED", "PARTS", "baits_of", "run"]
 
@@ -59,7 +64,7 @@ PARTS = {
 
 
 async def run(ground: Ground) -> Mapping[str, Outcome]:
-    """Every attempt of `inside/neighbours.py` and `inside/disturbing.py`."""
+    """Every attempt of `inside/neighbours.py` and the files that it names."""
     listeners = Listeners(ground.folder, ground.secret)
     ground.on_end(listeners.close)
     tag, word = secrets.token_hex(6), secrets.token_hex(16)
@@ -74,6 +79,7 @@ async def run(ground: Ground) -> Mapping[str, Outcome]:
             _planted(ground, neighbour, tag, word, shared)
         )
         proxy = await stack.enter_async_context(_proxy(ground, neighbour, listeners))
+        forkers = stack.enter_context(_forkers(ground))
         reports = await attacker.attempts(
             "neighbours",
             {
@@ -81,6 +87,7 @@ async def run(ground: Ground) -> Mapping[str, Outcome]:
                 "key": listeners.key,
                 "places": listeners.places,
                 "proxy": proxy,
+                "forkers": forkers,
                 "no_proxy": no_proxy,
             },
         )
@@ -181,6 +188,40 @@ def _kernel(box: Box) -> dict[str, Any]:
     info = dict(process.connection_info)
     key = info["key"]
     return {**info, "key": key.decode() if isinstance(key, bytes) else key}
+
+
+@contextlib.contextmanager
+def _forkers(ground: Ground) -> Iterator[dict[str, Any]]:
+    """Where this user's wardens listen, their and their zygotes' process ids; with a bait's."""
+    found = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+    pids = []
+    for pid in found:
+        with contextlib.suppress(OSError):
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if any(word.endswith(forking.NAMES) for word in words):
+                pids.append(pid)
+    path = ground.folder / "zygote.sock"
+    code = "import time; time.sleep(120)"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
+        listening.bind(str(path))
+        path.chmod(0o666)
+        listening.listen(16)
+        bait = subprocess.Popen(
+            [sys.executable, "-I", "-c", code, "zygote.py"],
+            pass_fds=[listening.fileno()],
+            stdin=subprocess.DEVNULL,
+            cwd="/",
+        )
+        try:
+            real = [str(place) for place in zygotes().glob(f"*/{SOCKET}")]
+            # in the canary the bait alone: what would get through there would hurt the real ones
+            yield {
+                "sockets": [str(path)] if ground.canary else [*real, str(path)],
+                "pids": [bait.pid] if ground.canary else [*pids, bait.pid],
+            }
+        finally:
+            bait.kill()
+            bait.wait()
 
 
 def baits_of(tag: str) -> list[int]:

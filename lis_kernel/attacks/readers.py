@@ -130,7 +130,9 @@ class Naive:
                     over = self._take(await self._heard.get(), record)
                 with contextlib.suppress(TimeoutError):
                     while True:  # what is there already
-                        self._take(await asyncio.wait_for(self._heard.get(), QUIET), record)
+                        async with asyncio.timeout(QUIET):
+                            message = await self._heard.get()
+                        self._take(message, record)
         except TimeoutError:
             record.ended = "no end"
         except Exception as error:
@@ -180,7 +182,8 @@ class Naive:
                 while not (msg_id in b"".join(frames[-3:-2]) and b'"idle"' in frames[-1]):
                     frames = await self._heard.get()
                 while True:  # the reply
-                    await asyncio.wait_for(self._heard.get(), QUIET / 4)
+                    async with asyncio.timeout(QUIET / 4):
+                        await self._heard.get()
 
     async def close(self) -> None:
         for task in self._listening:

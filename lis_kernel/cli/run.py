@@ -119,9 +119,12 @@ def run(
 
 async def _run(config: RunConfig, task: Task, out: Path, quiet: bool) -> Trajectory:
     from lis_kernel.agent import Agent
+    from lis_kernel.kernel.pool import Pool
 
+    # begun before the model's SDK is loaded, which takes as long as a sandbox
+    pool = Pool(1, config=config.sandbox, limits=config.limits, takes=1)
     with view_for(quiet) as view:
-        agent = Agent(config, out=out, on_event=view)
+        agent = Agent(config, out=out, on_event=view, pool=pool)
         loop = asyncio.get_running_loop()
         presses = 0
 
@@ -133,7 +136,8 @@ async def _run(config: RunConfig, task: Task, out: Path, quiet: bool) -> Traject
 
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, interrupted)
-        return await agent.arun(task)
+        async with pool:
+            return await agent.arun(task)
 
 
 def exit_code(reason: StopReason) -> int:

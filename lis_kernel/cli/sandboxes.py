@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lis_kernel.sandbox import container_labels
+from lis_kernel.sandbox.berth import zygotes
 from lis_kernel.sandbox.docker import DockerSandbox
 from lis_kernel.sandbox.podman import PodmanSandbox
 from lis_kernel.sandbox.reaper import members, read_record, reap
@@ -73,9 +74,10 @@ def clean(
 
 
 def folders() -> list[Path]:
-    """The folders of this user's sandboxes, oldest name first."""
-    base = runtime_dir()
-    return sorted(path for path in base.iterdir() if (path / "owner").is_file())
+    """The folders of this user's sandboxes, oldest name first, and of the zygotes' jails."""
+    found = sorted(path for path in runtime_dir().iterdir() if (path / "owner").is_file())
+    jails = (path for path in zygotes().glob("*/*") if (path / "owner").is_file())
+    return [*found, *jails]
 
 
 def strays() -> list[tuple[Any, dict[str, Any]]]:

@@ -3,19 +3,23 @@
 The first code of ours that runs in the box. It starts ipykernel on the ipc sockets that the host
 named, with output caps, without history and debugger (40-80 ms and 10 MB), writes one byte to the
 `ready` descriptor when the sockets answer, and ends when the host's end of the `owner` pipe closes.
-First of all it puts up the walls that a process puts up around itself: rlimits, Landlock, the
-system call filter. Then it tests the network's wall, and ends with a sentence if there is none.
+Before it looks at anything that a cell could have written, it puts up the walls that a process puts
+up around itself: rlimits, Landlock, the system call filter. Then it tests the network's wall, and
+ends with a sentence if there is none.
 `zygote.py` calls `preload` once and `run` in each of its forks.
 """
 
+import functools
 import gc
 import importlib
 import json
 import os
 import resource
 import sys
-import threading
 import types
+
+BLAS_ALONE = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+"""Without these numpy starts threads when it is imported."""
 
 
 def _stub_debugger():
@@ -27,14 +31,6 @@ def _stub_debugger():
     module.Debugger = type("Debugger", (), {})
     module._DummyPyDB = type("_DummyPyDB", (), {})
     sys.modules["ipykernel.debugger"] = module
-
-
-def _end_with(owner_fd):
-    """Leave when the owner is gone: its end of the pipe closes, whatever killed it."""
-    try:
-        os.read(owner_fd, 1)
-    finally:
-        os._exit(1)
 
 
 def _put_up_walls(boot):
@@ -56,11 +52,19 @@ def _put_up_walls(boot):
 
 def _set_up(shell):
     """What an agent's notebook brings in its setup cell, for a notebook that has none."""
+    for code in _setup_code():
+        shell.ex(code)
+    shell.user_ns_hidden["str_replace_editor"] = shell.user_ns["str_replace_editor"]  # of %who
+
+
+@functools.cache
+def _setup_code():
     folder = os.path.dirname(os.path.abspath(__file__))
+    codes = []
     for name in ("shell.py", "editor.py"):
         with open(os.path.join(folder, name), encoding="utf-8") as file:
-            shell.ex(file.read())
-    shell.user_ns_hidden["str_replace_editor"] = shell.user_ns["str_replace_editor"]  # of %who
+            codes.append(compile(file.read(), "<string>", "exec"))
+    return codes
 
 
 def _set_up_network(walled, proxy, no_proxy, environment):
@@ -73,13 +77,14 @@ def _set_up_network(walled, proxy, no_proxy, environment):
         network.start_forwarder(proxy, no_proxy)
 
 
-def preload(packages=(), rehearsed=True):
-    """All that a kernel needs and every sandbox shares; no descriptor, no thread of it is left.
+def preload(packages=()):
+    """All that a kernel needs and every sandbox shares.
 
-    `packages` are imported too, for cells that use them. What takes its time and pays only where
-    many kernels follow, is left out unless `rehearsed`.
+    `packages` are imported too, for cells that use them. Raises RuntimeError if a thread or a
+    descriptor is left of it, which no fork could do with.
     """
     gc.disable()
+    before = _threads_and_descriptors()
     _stub_debugger()
 
     from guest import lazy
@@ -88,21 +93,57 @@ def preload(packages=(), rehearsed=True):
 
     from guest import kernel
 
+    environment = dict(os.environ)
+    os.environ.update(BLAS_ALONE)
     for name in packages:
         importlib.import_module(name)
-    if rehearsed:
-        from guest import warm
-
-        warm.rehearse()
+    os.environ.clear()
+    os.environ.update(environment)
     kernel.KernelApp.instance().prepare()
+    _see_nothing_left(before)
     gc.freeze()
+
+
+def rehearse():
+    """After `preload`: what takes its time and pays only where many kernels follow.
+
+    Raises RuntimeError as `preload` does.
+    """
+    before = _threads_and_descriptors()
+
+    from guest import kernel, warm
+
+    gc.unfreeze()
+    kernel.KernelApp.instance().forget()
+    warm.rehearse()
+    _setup_code()
+    kernel.KernelApp.instance().prepare()
+    gc.collect()
+    _see_nothing_left(before)
+    gc.freeze()
+
+
+def _see_nothing_left(before):
+    if (left := _threads_and_descriptors()) != before:
+        raise RuntimeError(f"threads and descriptors before and after preloading: {before}, {left}")
+
+
+def _threads_and_descriptors():
+    return [len(os.listdir(f"/proc/self/{kind}")) for kind in ("task", "fd")]
+
+
+def _renew():
+    """What siblings by fork must not have in common; `random` and `uuid` see to themselves."""
+    if "numpy.random" in sys.modules:
+        sys.modules["numpy.random"].seed()
+    if "tempfile" in sys.modules:
+        sys.modules["tempfile"].tempdir = None  # found where the fork can write
 
 
 def run(boot):
     """Be the kernel that `boot` describes, until its end; see `sandbox/launch.py`."""
     _put_up_walls(boot)
-    if boot.get("owner_fd") is not None:
-        threading.Thread(target=_end_with, args=(boot["owner_fd"],), daemon=True).start()
+    _renew()
     if boot.get("network") is not None:
         _set_up_network(**boot["network"])
 
@@ -111,8 +152,9 @@ def run(boot):
     for name, value in boot.get("caps", {}).items():
         setattr(output.Caps, name, value)
     os.environ.pop("JPY_PARENT_PID", None)
+    os.chdir(boot.get("cwd", "/"))
     app = kernel.KernelApp.instance()
-    app.begin(boot["connection_file"])
+    app.begin(boot["connection_file"], boot.get("owner_fd"))
     shell = app.shell
     shell.execution_count = 1 + output.last_count()  # a restart goes on counting
     # exit() and quit() in a cell would end the kernel and with it the run
@@ -129,7 +171,6 @@ def run(boot):
         app.kernel.allow_branches(root)
     if boot.get("packages"):
         packages.stack(os.path.expanduser("~"), boot.get("no_system"))
-    os.chdir(boot.get("cwd", "/"))
     if boot.get("setup"):
         _set_up(shell)
     gc.enable()
@@ -144,7 +185,7 @@ def main(path):
         boot = json.load(file)
     # `guest` can be imported, but not our modules by their bare names
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    preload(rehearsed=False)
+    preload()
     run(boot)
 
 

@@ -21,7 +21,10 @@ import zmq
 DOOR = "/run/lis/branch"
 """The host listens there, in the branch's own files."""
 MESSAGE_BYTES = 1 << 16
+FORWARDED = ("write", "writelines", "flush", "fileno", "set_parent", "end_cell")
 _kept = []
+_streams = [], []
+"""Earlier standard outputs and errors: the user's code may hold one, in a logger for instance."""
 
 
 def fork(app, root, view):
@@ -69,19 +72,18 @@ def become(app, root, view, cwd):
     for number in (1, 2):
         os.dup2(log, number)
     os.close(log)
-    for stream in streams:
-        _kept.append(dict(stream.__dict__))
+    for stream, olds in zip(streams, _streams, strict=True):
+        olds.append(stream)
         for name in ("_fid", "_original_stdstream_copy"):
             fd = getattr(stream, name, None)
             if fd is not None:
                 os.close(fd)
     sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
     app.connect(boot["connection_file"])
-    for old, new in zip(streams, (sys.stdout, sys.stderr), strict=True):
-        # the user's code may hold the old one, in a logger for one
-        old.__dict__.update(new.__dict__)
-        for name in ("write", "writelines", "flush"):
-            setattr(old, name, getattr(new, name))
+    for new, olds in zip((sys.stdout, sys.stderr), _streams, strict=True):
+        for old in olds:
+            for name in FORWARDED:
+                setattr(old, name, getattr(new, name))
     renew_bash(app.shell)
     host.send(b"ready")
     host.close()

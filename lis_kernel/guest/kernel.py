@@ -7,6 +7,8 @@ has no use for is left out: debugger, history, subshells, command line, configur
 """
 
 import asyncio
+import atexit
+import contextlib
 import json
 import logging
 import os
@@ -17,7 +19,7 @@ import uuid
 from pathlib import Path
 
 import zmq
-from guest import output
+from guest import cells, output
 from ipykernel.control import ControlThread
 from ipykernel.heartbeat import Heartbeat
 from ipykernel.iostream import IOPubThread
@@ -50,6 +52,7 @@ class Kernel(IPythonKernel):
     """An IPythonKernel that can be made before its sockets."""
 
     _supports_kernel_subshells = False
+    _execute_sleep = 0  # of every cell, in case that its outputs were late: a flush waits for them
 
     def allow_branches(self, root):
         """Take `lis_branch_request`; `root` is a descriptor of the sandbox's root folder."""
@@ -88,6 +91,27 @@ class OutputThread(IOPubThread):
             self._xpub_stream.flush(zmq.POLLIN)
 
 
+class Forgetful(dict):
+    """A dict of lists that stays empty."""
+
+    def __missing__(self, key):
+        return []
+
+    def __setitem__(self, key, value):
+        pass
+
+
+def keep_no_outputs(shell):
+    """IPython keeps for ever all that cells print, for %notebook alone: 100 MB of prints, 100 MB.
+
+    And it renders each traceback a second time for it. The trajectory is the record here.
+    """
+    shell._tee = lambda channel: contextlib.nullcontext()
+    shell._format_exception_for_storage = lambda *_, **__: {}
+    shell.history_manager.outputs = Forgetful()
+    shell.history_manager.exceptions = Forgetful()
+
+
 class KernelApp(IPKernelApp):
     blocking_class = Any()  # by its name, jupyter_client's client would be imported for it
     kernel_class = Type(Kernel)
@@ -116,15 +140,27 @@ class KernelApp(IPKernelApp):
         self.init_shell()
         self.init_extensions()
         self.shell._sys_modules_keys = set(sys.modules)
+        keep_no_outputs(self.shell)
+        cells.quicken(self.shell)
         assert self.session  # made here; `begin` gives it a key and an identity
 
-    def begin(self, connection_file):
-        """Make what is this process's own; from here on the sockets take messages."""
-        self.connect(connection_file)
+    def forget(self):
+        """Undo `prepare`: the next instance begins anew."""
+        atexit.unregister(self.shell.atexit_operations)
+        for made in (self, self.kernel, self.shell):
+            made.clear_instance()
+
+    def begin(self, connection_file, owner_fd=None):
+        """Make what is this process's own; from here on the sockets take messages.
+
+        The process ends when the other end of `owner_fd` closes: the owner is gone, whatever
+        killed it.
+        """
+        self.connect(connection_file, owner_fd)
         self.init_code()
 
-    def connect(self, connection_file):
-        """Sockets, streams and threads; what a branch makes anew."""
+    def connect(self, connection_file, owner_fd=None):
+        """Sockets, streams and threads: what a live branch makes anew."""
         self.connection_file = connection_file
         self.session.session, self.session.pid = uuid.uuid4().hex, os.getpid()
         self.load_connection_info(json.loads(Path(connection_file).read_text()))
@@ -133,6 +169,9 @@ class KernelApp(IPKernelApp):
         self.init_io()
         self.init_signal()
         self.init_kernel()
+        if owner_fd is not None:
+            loop = self.control_thread.io_loop
+            loop.add_handler(owner_fd, lambda *_: os._exit(1), loop.READ)
         self.init_path()
         self.init_gui_pylab()
         self.iopub_thread.start()

@@ -42,6 +42,14 @@ BRANCHES = "/branches"
 """Where the views of live branches stand, `0` to `15`."""
 MOST_BRANCHES = 16
 
+BOUNDS = {
+    # not even one below: the filter forbids it too, where there is one for this machine
+    "max_user_namespaces": b"0",
+    # the siblings have one uid on the host, and what it may have is for all of them
+    "max_inotify_instances": b"32",
+    "max_inotify_watches": b"32768",
+}
+
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -110,8 +118,8 @@ def build(disk_bytes, inodes, places, files, branches=False):
             os.mkdir(f"{BRANCHES}/{number}", 0o755)
         mount(None, BRANCHES, None, MS_BIND | MS_REMOUNT | MS_RDONLY | safe)
     loopback()
-    # not even one below: the filter forbids it too, where there is one for this machine
-    write("/proc/sys/user/max_user_namespaces", b"0")
+    for name, most in BOUNDS.items():
+        write(f"/proc/sys/user/{name}", most)
     return disk
 
 

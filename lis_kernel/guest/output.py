@@ -7,7 +7,9 @@ cell that prints 100 MB costs the kernel little memory and the host a message of
 """
 
 import codecs
+import functools
 import os
+import sys
 import threading
 from collections import deque
 
@@ -15,6 +17,9 @@ from ipykernel.iostream import OutStream
 from jupyter_client.session import Session
 
 OUTPUT_DIR = "/tmp/lis"
+GATHERED, PIECE_COST = 64_000, 16
+"""Characters that a stream gathers before it looks at them, and those that a write counts more."""
+SPILLED = 1_000_000
 
 
 class Caps:
@@ -38,13 +43,28 @@ def last_count():
 
 
 class CappedStream(OutStream):
-    """An OutStream that keeps head and tail of what one cell prints; the rest lies in a file."""
+    """An OutStream that keeps head and tail of what one cell prints; the rest lies in a file.
+
+    What is written is gathered, and looked at only when there is much of it or somebody asks: a
+    cell may print a million lines. `_cap_lock` is held for all of it, and taken before ipykernel's
+    own `_buffer_lock`.
+    """
 
     def __init__(self, *args, **kwargs):
         self._cap_lock = threading.RLock()
+        self._gathered, self._gathered_size, self._gathered_for = [], 0, None
         self._cell = None
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._forget()
         super().__init__(*args, **kwargs)
+        self._forked = False
+        os.register_at_fork(after_in_child=self._leave_to_parent)
+
+    def _leave_to_parent(self):
+        """In a child by fork: what is unsent is its parent's to send, and locks may be held."""
+        self._forked = True
+        self._buffer_lock = threading.RLock()
+        self._buffers.clear()
 
     def _forget(self):
         self._sent = 0  # characters that went to the notebook as head
@@ -64,49 +84,120 @@ class CappedStream(OutStream):
                 self.end_cell()
                 self._cell = cell
 
-    def _watch_pipe_fd(self):
-        """What children print to the kernel's own descriptor, in a thread of its own.
+    # -- what children print to the kernel's own descriptor ----------------------------------------
+
+    def _setup_stream_redirects(self, name):
+        """Read it in the thread that sends outputs; ipykernel has a thread for each stream.
 
         ipykernel's copies it to the kernel's log as well; when that has filled the disk it stops
         reading, and the next child that prints waits for ever.
         """
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        while self._fid is not None and self._should_watch:
-            try:
-                data = os.read(self._fid, 65_536)
-            except OSError:
-                return
-            if not data:
-                return
-            try:
-                self.write(decoder.decode(data))
-            except Exception:
-                continue  # e.g. a stream that a cell has broken: the child must not wait
+        self._fid, write = os.pipe()
+        os.set_blocking(self._fid, False)
+        self._original_stdstream_fd = getattr(sys, name).fileno()
+        self._original_stdstream_copy = os.dup(self._original_stdstream_fd)
+        os.dup2(write, self._original_stdstream_fd)
+        os.close(write)
+        loop = self.pub_thread.io_loop
+        self.pub_thread.schedule(lambda: loop.add_handler(self._fid, self._drain, loop.READ))
+
+    def _drain(self, *_):
+        """Take what is there, at most 1 MB."""
+        with self._cap_lock:
+            for _ in range(16):
+                if self._fid is None:
+                    return
+                try:
+                    data = os.read(self._fid, 65_536)
+                except BlockingIOError:
+                    return
+                except OSError:
+                    data = b""
+                if not data:  # nobody can write to it any more
+                    remove = functools.partial(self.pub_thread.io_loop.remove_handler, self._fid)
+                    self.pub_thread.schedule(remove)
+                    self._fid = None
+                    return
+                # not `parent_header`: that of a handler is the one from when it was added
+                self._gather(self._decoder.decode(data), self._parent_header_global)
+
+    def close(self):
+        """Give the descriptor back."""
+        if self._should_watch:
+            self._should_watch = False
+            os.dup2(self._original_stdstream_copy, self._original_stdstream_fd)
+            os.close(self._original_stdstream_copy)
+        self.pub_thread = None
+
+    # -- from a write to the buffer of ipykernel ---------------------------------------------------
 
     def write(self, string):
         if not isinstance(string, str):
             raise TypeError(f"write() argument must be str, not {type(string)}")
-        if not self._is_master_process():
+        if self._forked or self.pub_thread is None:
             return super().write(string)  # a forked child: its parent's bookkeeping is not its own
-        with self._cap_lock:
-            self._spill(string)
-            room = Caps.output_bytes // 2 - self._sent
-            if room >= len(string):
-                self._sent += len(string)
-                return super().write(string)
-            if room > 0:
-                self._sent += room
-                super().write(string[:room])
-            self._hold(string[max(room, 0) :])
+        self._gather(string, self.parent_header)
         return len(string)
 
-    def _hold(self, string):
+    def _gather(self, string, parent):
+        with self._cap_lock:
+            if parent is not self._gathered_for:
+                self._take()
+                self._gathered_for = parent
+            self._gathered.append(string)
+            self._gathered_size += len(string) + PIECE_COST
+            if self._gathered_size > GATHERED:
+                self._take()
+        if not self._flush_pending:
+            self._schedule_flush()
+
+    def _take(self):
+        """What was gathered goes to the file, and to the notebook as head or tail."""
+        if not self._gathered:
+            return
+        string, self._gathered, self._gathered_size = "".join(self._gathered), [], 0
+        self._spill(string)
+        room = Caps.output_bytes // 2 - self._sent
+        if room > 0:
+            self._sent += min(room, len(string))
+            self._show(string[:room], self._gathered_for)
+        self._hold(string, max(room, 0))
+
+    def _show(self, string, parent):
+        with self._buffer_lock:
+            self._buffers[frozenset(parent.items())].write(string)
+        if not self._flush_pending:
+            self._schedule_flush()
+
+    def _flush(self):
+        """Called in the thread that sends, when it is time or somebody waits for it."""
+        if not self._forked:
+            self._drain()
+            with self._cap_lock:
+                self._take()
+        super()._flush()
+
+    def flush(self):
+        """Have all sent; at once if there is nothing, which is most often so."""
+        if not self._forked:
+            self._drain()
+            with self._cap_lock:
+                self._take()
+                if not self._buffers:
+                    return
+        super().flush()
+
+    def _hold(self, string, start):
+        """Keep the end of `string[start:]`; may be long, so it is not copied."""
         keep = Caps.output_bytes // 4
-        if len(string) > keep:
-            self._lost += len(string) - keep
-            string = string[-keep:]
-        self._tail.append(string)
-        self._tail_size += len(string)
+        size = len(string) - start
+        if size <= 0:
+            return
+        if size > keep:
+            self._lost += size - keep
+            start, size = len(string) - keep, keep
+        self._tail.append(string[start:])
+        self._tail_size += size
         while self._tail_size - len(self._tail[0]) >= keep:
             gone = len(self._tail.popleft())
             self._tail_size -= gone
@@ -121,8 +212,11 @@ class CappedStream(OutStream):
                 return
             self._open()
             string, self._early = "".join(self._early), []
-        if self._file and self._written < Caps.spill_bytes:
-            data = string.encode("utf-8", "surrogateescape")[: Caps.spill_bytes - self._written]
+        for start in range(0, len(string), SPILLED):  # a copy of it all may be too much
+            if not self._file or self._written >= Caps.spill_bytes:
+                return
+            data = string[start : start + SPILLED].encode("utf-8", "surrogateescape")
+            data = data[: Caps.spill_bytes - self._written]
             self._written += len(data)
             try:
                 self._file.write(data)
@@ -139,13 +233,19 @@ class CappedStream(OutStream):
 
     def end_cell(self):
         """Give out the tail and finish the file; called after each cell."""
+        self._drain()
         with self._cap_lock:
+            self._take()
             if self._tail:
+                parent = self.parent_header
+                # to the character, or a replay's output would differ with the time of its pieces
+                over = max(0, self._tail_size - Caps.output_bytes // 4)
+                self._tail[0], self._lost = self._tail[0][over:], self._lost + over
                 if self._lost:
                     where = f"; all of it: {self._path}" if self._file else ""
-                    super().write(f"\n[... {self._lost} characters left out{where} ...]\n")
+                    self._show(f"\n[... {self._lost} characters left out{where} ...]\n", parent)
                 for piece in self._tail:
-                    super().write(piece)
+                    self._show(piece, parent)
             if self._file:
                 try:
                     self._file.close()

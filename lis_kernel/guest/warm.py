@@ -6,7 +6,7 @@ The kernel of the rehearsal is thrown away; `boot.preload` makes another one for
 """
 
 import asyncio
-import atexit
+import fnmatch
 import gc
 import importlib
 import io
@@ -15,6 +15,10 @@ import sys
 from guest import kernel, output
 
 MODULES = (
+    "guest.filter",
+    "guest.landlock",
+    "guest.network",
+    "guest.packages",
     "csv",
     "faulthandler",
     "fractions",
@@ -58,6 +62,8 @@ def rehearse():
     """Run CELLS in a kernel without sockets. No descriptor and no thread is left of it."""
     for name in MODULES:
         importlib.import_module(name)
+    for pattern in ("*.py", "*.ipy"):  # of start-up files; glob keeps the compiled pattern
+        fnmatch.filter([], pattern)
     app = kernel.KernelApp.instance()
     app.prepare()
     session = output.CappedSession(key=b"rehearsal")
@@ -73,9 +79,7 @@ def rehearse():
     finally:
         sys.stdout, sys.stderr = streams
         asyncio.set_event_loop_policy(policy)
-        atexit.unregister(app.shell.atexit_operations)
-        for made in (app, app.kernel, app.shell):
-            made.clear_instance()
+        app.forget()
         for name in ("last_type", "last_value", "last_traceback", "last_exc"):
             vars(sys).pop(name, None)
         output.Caps.execution_count = 0

@@ -1,24 +1,29 @@
 """Forks sandboxes: `python zygote.py DESCRIPTOR [PACKAGE...]`, inside a bubblewrap jail.
 
-One process a jail: it imports what every kernel needs, and then forks for each request that the
-warden on the host passes on (`sandbox/warden.py`). A request is a socket to the sandbox's owner.
-The fork goes into the control group that the owner opened, leaves for namespaces of its own
-(`nest.py`), and becomes their PID 1 (`pid1.py`), whose forks are the kernels (`boot.py`). Or it
-makes the view of a live branch in namespaces that the owner holds. The zygote has no thread, no
-secret and no socket but the warden's, which no fork keeps.
+It imports what every kernel needs, and then forks for each request that the warden on the host
+passes on (`sandbox/warden.py`). A request is a socket to the sandbox's owner. The fork goes into
+the control group that the owner opened, leaves for namespaces of its own (`nest.py`), and becomes
+their PID 1 (`pid1.py`), whose forks are the kernels (`boot.py`); or it makes the view of a live
+branch in namespaces that the owner holds. A zygote has no thread, no secret and no socket but the
+warden's, which no fork keeps. Once it is not busy, a second generation of it rehearses what kernels
+do first, while the first one serves; then it takes over.
 """
 
 import atexit
+import ctypes
 import importlib
 import json
 import os
+import select
 import signal
 import socket
 import sys
 import time
+import traceback
 
 REQUEST_BYTES = 1 << 17
 MAX_FILES = 8
+QUIET_SECONDS = 0.3
 
 
 class Refused(Exception):
@@ -26,6 +31,18 @@ class Refused(Exception):
 
 
 def main(warden, packages):
+    """The jail's own process: as long as there is a zygote, whichever generation."""
+    alive, held = os.pipe()
+    if not os.fork():
+        os.close(alive)
+        serve(warden, packages, held)
+    warden.close()
+    os.close(held)
+    os.read(alive, 1)
+
+
+def serve(warden, packages, held):
+    """The first generation; never returns. `held` is kept open by all of them."""
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     from guest import boot
 
@@ -40,14 +57,52 @@ def main(warden, packages):
         warden.send(str(error).encode())
         os._exit(1)
     warden.send(b"ready")
-    while True:
-        message, descriptors, _, _ = socket.recv_fds(warden, 16, 1)
+    fork_until(lambda: not readable([warden], QUIET_SECONDS), warden, [held])
+    heard, said = os.pipe()
+    if not os.fork():
+        os.close(heard)
+        rehearsed(boot)
+        os.write(said, b"1")
+        os.close(said)
+        fork_until(lambda: not readable([warden]), warden, [held])
+    os.close(said)
+    fork_until(lambda: heard in readable([warden, heard]), warden, [held, heard])
+    if os.read(heard, 1):
+        os._exit(0)
+    os.close(heard)  # the second generation failed, as the log says
+    fork_until(lambda: not readable([warden]), warden, [held])
+
+
+def rehearsed(boot):
+    try:
+        boot.rehearse()
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
+def readable(descriptors, seconds=None):
+    return select.select(descriptors, [], [], seconds)[0]
+
+
+def fork_until(over, warden, held):
+    """Fork a sandbox for each request, until `over` says so. Exits if the warden is gone.
+
+    `held` are descriptors that no fork keeps.
+    """
+    while not over():
+        try:
+            message, descriptors, _, _ = socket.recv_fds(warden, 16, 1, socket.MSG_DONTWAIT)
+        except BlockingIOError:  # the other generation was quicker
+            continue
         if not message:
             os._exit(0)
         for owner in descriptors:
             try:
                 if not os.fork():
                     warden.close()
+                    for fd in held:
+                        os.close(fd)
                     become_sandbox(socket.socket(fileno=owner))
             except OSError:
                 pass  # the owner sees the socket's end
@@ -109,6 +164,7 @@ def become_sandbox(owner):
         kind = "refused" if isinstance(error, Refused) else "error"
         owner.send(json.dumps({kind: f"{type(error).__name__}: {error}"}).encode())
         os._exit(1)
+    retitle("init of a sandbox")
     seconds = wanted["seconds"]
     ends = None if seconds is None else time.monotonic() + seconds
     pid1.serve(owner, run_kernel, ends)
@@ -172,8 +228,19 @@ def run_kernel(request):
     """In a fork of PID 1: the kernel, and what its program asked to be called at its end."""
     from guest import boot
 
+    retitle("kernel")
     boot.run(request["boot"])
     atexit._run_exitfuncs()
+
+
+def retitle(text):
+    """What `ps` shows of this process, instead of the zygote's command line."""
+    with open("/proc/self/stat", encoding="utf-8", errors="replace") as file:
+        fields = file.read().rpartition(")")[2].split()
+    start, end = int(fields[45]), int(fields[46])  # arg_start and arg_end, 48 and 49 in proc(5)
+    if 0 < end - start < 4096:
+        title = f"lis: {text}".encode()[: end - start - 1]
+        ctypes.memmove(start, title.ljust(end - start, b"\0"), end - start)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jupyter_client.session import Session
-
 from lis_kernel.config import Limits, amount
 from lis_kernel.errors import (
     KernelDied,
@@ -28,6 +26,7 @@ from lis_kernel.errors import (
 )
 from lis_kernel.kernel.outputs import OutputCollector
 from lis_kernel.kernel.wire import Channel, WireError
+from lis_kernel.kernel.words import Words
 from lis_kernel.protocols import KernelProcess, Sandbox
 from lis_kernel.types import CellResult, Output, Verdict
 
@@ -85,7 +84,7 @@ class KernelSession:
         self.limits = limits
         self.setup = setup
         self._channels: dict[str, Channel] = {}
-        self._words = Session()
+        self._words = Words("", "")
         self._process: KernelProcess | None = None
         self._readers: list[asyncio.Task[None]] = []
         self._cell: _Cell | None = None
@@ -93,6 +92,8 @@ class KernelSession:
         self._welcome = asyncio.Event()
         self.verdict: Verdict | None = None
         """Of the cell that ran last, also if `execute` did not return."""
+        self.on_end: Callable[[], None] | None = None
+        """Called once a kernel ended or cannot be heard any more; for who waits without a cell."""
 
     async def start(self) -> CellResult:
         """Launch the kernel and run the setup cell; the setup cell's result.
@@ -107,7 +108,7 @@ class KernelSession:
         except OSError as error:  # e.g. its folder was removed
             raise SandboxLost(f"the kernel cannot be started: {error}") from error
         facts = self._process.connection_info
-        self._words = Session(key=facts["key"].encode(), signature_scheme=facts["signature_scheme"])
+        self._words = Words(facts["key"], facts["signature_scheme"])
         self._welcome = asyncio.Event()
         try:
             async with asyncio.timeout(WELCOME_SECONDS):
@@ -132,12 +133,18 @@ class KernelSession:
         deadline = time.monotonic() + WELCOME_SECONDS
         while time.monotonic() < deadline:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._welcome.wait(), AGAIN_SECONDS)
+                async with asyncio.timeout(AGAIN_SECONDS):
+                    await self._welcome.wait()
                 return
             if self._process is None or not self._process.alive:
                 raise KernelDied("the kernel ended before its output channel answered")
             self._channels["iopub"].subscribe(again=True)
         raise StartTimeout("the kernel's output channel did not answer")
+
+    @property
+    def alive(self) -> bool:
+        """Whether there is a kernel, and it has not ended as far as is known."""
+        return self._process is not None and self._process.alive
 
     @property
     def connection(self) -> Mapping[str, Any]:
@@ -164,9 +171,9 @@ class KernelSession:
 
     def _send(self, name: str, kind: str, content: dict[str, Any]) -> str:
         """Send a request; its id."""
-        message = self._words.msg(kind, content)
-        self._channels[name].send(self._words.serialize(message))
-        return str(message["header"]["msg_id"])
+        msg_id, frames = self._words.request(kind, content)
+        self._channels[name].send(frames)
+        return msg_id
 
     async def execute(
         self, source: str, timeout: float | None = None, on_output: OnOutput | None = None
@@ -286,7 +293,8 @@ class KernelSession:
                 return "done" if half else "timeout"
             cell.changed.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(cell.changed.wait(), left)
+                async with asyncio.timeout(left):
+                    await cell.changed.wait()
         return "done"
 
     async def branch(self) -> KernelSession:
@@ -331,6 +339,8 @@ class KernelSession:
         if self._cell is not None:
             self._cell.dead = True
             self._cell.changed.set()
+        if self.on_end is not None:
+            self.on_end()
 
     async def close(self) -> None:
         """Close the channels; the sandbox ends the process."""
@@ -357,7 +367,8 @@ class KernelSession:
                 # it is ending, and its exit status is worth the wait; or it closed a socket, and
                 # nothing can be heard of it any more
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(process.wait(), ENDING_SECONDS)
+                    async with asyncio.timeout(ENDING_SECONDS):
+                        await process.wait()
                 log.debug("the kernel is given up: %s", error)
                 process.kill()
                 return
@@ -365,7 +376,7 @@ class KernelSession:
                 log.debug("dropped a message that would take too much memory")
                 continue
             try:
-                message = self._words.deserialize(self._words.feed_identities(frames)[1])
+                message = self._words.read(frames)
             except Exception as error:
                 log.debug("dropped a message that cannot be read: %s", error)
                 continue

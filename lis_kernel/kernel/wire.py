@@ -128,13 +128,15 @@ class Channel:
 
     def send(self, frames: list[bytes]) -> None:
         """Send one message; what the other side does not take is kept until it does."""
+        pieces: list[bytes] = []
         for n, frame in enumerate(frames):
             flags = MORE if n + 1 < len(frames) else 0
             if len(frame) < 256:
                 head = bytes([flags, len(frame)])
             else:
                 head = bytes([flags | LONG]) + len(frame).to_bytes(8, "big")
-            self._writer.write(head + frame)
+            pieces += head, frame
+        self._writer.write(b"".join(pieces))  # at once: each write is a call of the system
 
     def close(self) -> None:
         """Close it now, whatever is still to be sent. May be called twice."""

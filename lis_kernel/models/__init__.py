@@ -7,14 +7,14 @@ package, or running a scripted model, loads none of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from lis_kernel.config import ModelConfig
 from lis_kernel.errors import ConfigError
 from lis_kernel.protocols import Model
 from lis_kernel.registry import MODELS, load
 
-__all__ = ["default_model", "make_model", "split_name"]
+__all__ = ["default_model", "load_provider", "make_model", "split_name"]
 
 DEFAULT_ANTHROPIC = "anthropic/claude-sonnet-5-5"
 DEFAULT_OPENAI = "openai/gpt-6.1-sol"
@@ -29,9 +29,19 @@ def make_model(config: ModelConfig) -> Model:
             are wrong.
         ModelAuth: the provider needs a key and there is none.
     """
-    provider, _ = split_name(config.name)
-    model: Model = load(MODELS, provider, "--model")(config)
+    model: Model = load_provider(config)(config)
     return model
+
+
+def load_provider(config: ModelConfig) -> Callable[[ModelConfig], Model]:
+    """What makes the client; the first time this imports the provider's SDK, up to a second.
+
+    Raises:
+        ConfigError: the name has no provider, or an unknown one.
+    """
+    provider, _ = split_name(config.name)
+    made: Callable[[ModelConfig], Model] = load(MODELS, provider, "--model")
+    return made
 
 
 def split_name(name: str) -> tuple[str, str]:

@@ -212,7 +212,8 @@ class ProcessSandbox:
         if process is not None:
             process.kill()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(process.wait(), 5)
+                async with asyncio.timeout(5):
+                    await process.wait()
         await self.network.stop()
         await asyncio.to_thread(self.cleanup)
 

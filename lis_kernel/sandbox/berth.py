@@ -32,13 +32,14 @@ from lis_kernel.sandbox import image
 from lis_kernel.sandbox.init import Init
 from lis_kernel.sandbox.keeper import Disk
 from lis_kernel.sandbox.launch import GUEST, PASSED_ON
-from lis_kernel.sandbox.state import runtime_dir
+from lis_kernel.sandbox.state import private_folder, runtime_dir
 from lis_kernel.sandbox.warden import READY_SECONDS, SOCKET
 
-__all__ = ["Berth", "reach"]
+__all__ = ["Berth", "reach", "zygotes"]
 
 FOLDER = "zygotes"
-"""In the runtime folder: a folder for each kind of zygote, with its warden's socket."""
+"""In the runtime folder: a folder for each kind of zygote, with its warden's socket.
+`LIS_ZYGOTE_DIR` takes another place for these folders."""
 REFUSED = "refused"
 """A file there, for a while: why there can be none on this system."""
 REFUSED_SECONDS = 600.0
@@ -48,7 +49,7 @@ SLOTS = 16
 """As many as `guest/nest.py` makes places for."""
 BRANCHED = ("testbed", "tmp", "home")
 """The folders of the disk that a branch has a copy of."""
-PASSED = ("PATH", "HOME", "LANG", "LIS_DATA_DIR", "LIS_RUNTIME_DIR", "LIS_ZYGOTE_SECONDS")
+PASSED = ("PATH", "HOME", "LANG", "LIS_DATA_DIR", "LIS_ZYGOTE_SECONDS")
 
 
 def reach(built: image.Image, packages: Sequence[str]) -> socket.socket:
@@ -59,11 +60,11 @@ def reach(built: image.Image, packages: Sequence[str]) -> socket.socket:
     Raises:
         SandboxUnavailable: zygotes do not work on this system; says why.
     """
-    folder = runtime_dir() / FOLDER / _kind(built, tuple(packages))
+    folder = zygotes() / _kind(built, tuple(packages))
     if (connection := _connect(folder)) is not None:
         return connection
     for path in (folder.parent, folder):
-        path.mkdir(mode=0o700, exist_ok=True)
+        private_folder(path)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # one of us starts it, the others find it
         if (connection := _connect(folder)) is not None:
@@ -80,6 +81,11 @@ def reach(built: image.Image, packages: Sequence[str]) -> socket.socket:
     if (connection := _connect(folder)) is None:
         raise SandboxUnavailable("the zygote ended as soon as it had started")
     return connection
+
+
+def zygotes() -> Path:
+    """The folder of this user's zygotes; need not be there."""
+    return Path(os.environ.get("LIS_ZYGOTE_DIR") or runtime_dir() / FOLDER)
 
 
 def _connect(folder: Path) -> socket.socket | None:
@@ -157,13 +163,13 @@ class Berth(Init):
         new._name = self._name
         return new
 
-    def announce(self, name: str) -> None:
-        """From now on the warden removes what we leave of sandbox `name`.
+    def announce(self, folder: Path) -> None:
+        """From now on the warden removes what we leave of the sandbox `folder`.
 
         Raises:
             SandboxLost: the warden has ended.
         """
-        self._name = name.encode()
+        self._name = os.fsencode(folder.absolute())
         try:
             self._warden.send(self._name)
         except OSError as error:
@@ -297,7 +303,8 @@ class Berth(Init):
         loop.add_reader(self._pidfd, gone.set)
         try:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(gone.wait(), seconds)
+                async with asyncio.timeout(seconds):
+                    await gone.wait()
         finally:
             loop.remove_reader(self._pidfd)
 

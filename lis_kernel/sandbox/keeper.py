@@ -168,7 +168,8 @@ class Keeper:
         """
         while True:
             try:
-                await asyncio.wait_for(asyncio.to_thread(self._go), SECONDS)
+                async with asyncio.timeout(SECONDS):
+                    await asyncio.to_thread(self._go)
                 break
             except OSError as error:
                 if self._closed:

@@ -223,7 +223,8 @@ class LiveBranch(WalledSandbox):
         if process is not None:
             process.kill()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(process.wait(), END_SECONDS)
+                async with asyncio.timeout(END_SECONDS):
+                    await process.wait()
         if self._number is not None:
             number, self._number = self._number, None
             with contextlib.suppress(SandboxError):

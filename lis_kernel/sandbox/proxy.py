@@ -178,7 +178,8 @@ class Proxy:
         finally:
             writer.close()
             try:  # a client that does not read its answer still counts as a connection
-                await asyncio.wait_for(writer.wait_closed(), self.bounds.head)
+                async with asyncio.timeout(self.bounds.head):
+                    await writer.wait_closed()
             except (OSError, TimeoutError, asyncio.CancelledError):
                 writer.transport.abort()
             self._tasks.discard(task)

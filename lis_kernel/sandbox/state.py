@@ -29,7 +29,7 @@ from lis_kernel.sandbox.acting import acting_as
 from lis_kernel.sandbox.keeper import UID_BITS
 from lis_kernel.sandbox.reaper import RECORD, reap, remove_tree
 
-__all__ = ["StateDir", "new_folder", "open_beneath", "owner_alive", "runtime_dir"]
+__all__ = ["StateDir", "new_folder", "open_beneath", "owner_alive", "private_folder", "runtime_dir"]
 
 DIRECTORIES = ("testbed/input", "testbed/documents", "testbed/output", "tmp", "home", "run", "shm")
 DUPLICATE = Path(__file__).parent.parent / "guest" / "duplicate.py"
@@ -46,17 +46,29 @@ def runtime_dir() -> Path:
         SandboxError: the folder belongs to somebody else.
     """
     root = Path(os.environ.get("LIS_RUNTIME_DIR") or Path("/tmp") / f"lis-{os.getuid()}")
-    root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    info = root.lstat()
-    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid():
-        raise SandboxError(f"{root} is not a folder of this user; set LIS_RUNTIME_DIR to another")
-    root.chmod(0o700)
+    private_folder(root, "LIS_RUNTIME_DIR")
     return root
 
 
-def new_folder() -> Path:
-    """A folder's name for a new sandbox; what dead owners left beside it is swept first."""
-    base = runtime_dir()
+def private_folder(path: Path, variable: str = "LIS_ZYGOTE_DIR") -> None:
+    """See that the folder `path` is there and that nobody else may enter it.
+
+    Raises:
+        SandboxError: it belongs to somebody else; `variable` sets another.
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    info = path.lstat()
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid():
+        raise SandboxError(f"{path} is not a folder of this user; set {variable} to another")
+    path.chmod(0o700)
+
+
+def new_folder(base: Path | None = None) -> Path:
+    """A folder's name for a new sandbox; what dead owners left beside it is swept first.
+
+    `base` is the runtime folder unless given.
+    """
+    base = base or runtime_dir()
     sweep(base)
     return base / f"{secrets.randbits(UID_BITS):08x}"
 

@@ -39,18 +39,20 @@ IDLE_SECONDS = 600.0
 """It ends when there was no sandbox for so long; `LIS_ZYGOTE_SECONDS` sets it."""
 READY_SECONDS = 60.0
 BACKLOG = 4096
-NAME = re.compile(r"[0-9a-f]{8}")
+FOLDER = re.compile(r"/.*/[0-9a-f]{8}")
+"""What an owner may say that its sandbox's folder is: the last thing before that is removed."""
+PATH_BYTES = 1024
 
 
 class Jail:
     """The bubblewrap jail with the zygote in it."""
 
-    def __init__(self, packages: list[str]) -> None:
+    def __init__(self, folder: Path, packages: list[str]) -> None:
         built = image.find()
         if built is None:
             raise SandboxUnavailable("the image has not been built")
         bwrap = jail.find_bwrap()
-        self.state = StateDir(new_folder())
+        self.state = StateDir(new_folder(folder))
         etc = self.state.root / "etc"
         self.state.record(
             {"id": self.state.name, "backend": "zygote (its jail)", "owner": os.getpid()}
@@ -185,30 +187,28 @@ class Warden:
                 self._selector.register(connection, selectors.EVENT_READ)
 
     def _hear(self, connection: socket.socket) -> None:
-        """An owner says its sandbox's name, hands over the socket for it, or is gone."""
+        """An owner says its sandbox's folder, hands over the socket for it, or is gone."""
         try:
-            message, descriptors, _, _ = socket.recv_fds(connection, 64, 1)
+            message, descriptors, _, _ = socket.recv_fds(connection, PATH_BYTES, 1)
         except OSError:
             message, descriptors = b"", []
-        name = message.decode("ascii", "replace")
-        if not message or not NAME.fullmatch(name):
+        folder = os.fsdecode(message)
+        if not FOLDER.fullmatch(folder):
             self._selector.unregister(connection)
             connection.close()
             self._remove(self._owners.pop(connection))
         else:
-            self._owners[connection] = name
+            self._owners[connection] = folder
             if descriptors:
                 with contextlib.suppress(OSError):  # it has ended: the owner sees its socket's end
                     socket.send_fds(self.jail.control, [b"fork"], descriptors)
         for fd in descriptors:
             os.close(fd)
 
-    def _remove(self, name: str) -> None:
-        """Remove what the owner of sandbox `name` left, if it did."""
-        if not name:
-            return
-        folder = self.jail.state.root.with_name(name)
-        if folder.exists() or folder.with_name(f".{name}").exists():
+    def _remove(self, owned: str) -> None:
+        """Remove what the owner of the sandbox in the folder `owned` left, if it did."""
+        folder = Path(owned)
+        if owned and (folder.exists() or folder.with_name(f".{folder.name}").exists()):
             reaper = Path(__file__).with_name("reaper.py")
             command = [sys.executable, "-I", "-S", str(reaper), str(folder)]
             self._reaping.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, cwd="/"))
@@ -221,7 +221,7 @@ def main(folder: str, *packages: str) -> None:
     idle = float(os.environ.get("LIS_ZYGOTE_SECONDS") or IDLE_SECONDS)
     prison = None
     try:
-        prison = Jail(list(packages))
+        prison = Jail(Path(folder), list(packages))
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda *_: sys.exit(0))
         prison.wait_ready()

@@ -39,6 +39,8 @@ __all__ = ["ZygoteSandbox"]
 RUN, LOG = "/run/lis", "kernel.log"
 FONTS, FONTS_OF_IMAGE = "/home/user/.cache/matplotlib", f"{PREFIX}/share/matplotlib"
 END_SECONDS = 5.0
+OWN_BYTES = 256 << 10
+"""Beside the limit: a disk that files fill to the last byte still takes the kernel's own."""
 TRIES = 3
 """A warden may end, for want of work, just as it is asked."""
 _told: set[str] = set()
@@ -100,7 +102,7 @@ class ZygoteSandbox(BubblewrapSandbox):
         berth = Berth(warden, self._tmpfs_bytes)
         try:
             self.folder = new_folder()
-            berth.announce(self.folder.name)
+            berth.announce(self.folder)
             self._state = StateDir(self.folder)
             self._cgroup = cgroup.planned(self._where, self.folder.name)
             self._record()  # before there is anything to clean up
@@ -151,7 +153,7 @@ class ZygoteSandbox(BubblewrapSandbox):
         """What the guest is told of a disk."""
         size = self._tmpfs_bytes
         inodes = size // BYTES_PER_INODE + 256
-        return {"disk_bytes": size, "inodes": inodes, "places": DISK}
+        return {"disk_bytes": size + OWN_BYTES, "inodes": inodes, "places": DISK}
 
     async def launch_kernel(self) -> KernelProcess:
         """Start a kernel; the one before it, if any, is killed first."""
@@ -301,6 +303,10 @@ class ZygoteSandbox(BubblewrapSandbox):
         super().cleanup()
         if berth is not None:
             berth.leave()
+
+    def _rlimits(self) -> dict[str, int]:
+        # one file may fill the disk, and is then told so by the disk
+        return {**super()._rlimits(), "FSIZE": self._tmpfs_bytes + OWN_BYTES}
 
     # -- what is told ----------------------------------------------------------------------------
 

@@ -1,16 +1,21 @@
 """Writes the trajectory notebook while the run goes on: append, fill, save after each.
 
-Called by `agent/` before a cell runs (`begin`) and after (`finish`). A save writes a
-temporary file beside the notebook, fsyncs it and renames it, so a kill at any instant leaves the
-old or the new notebook, whole. Finished cells never change, so their text is made only once.
+Called by `agent/`, which saves before a cell runs (after `begin`) and after it (`finish`). A save
+writes a temporary file beside the notebook, fsyncs it and renames it, so a kill at any instant
+leaves the old or the new notebook, whole. The disk is waited for in threads: many runs share an
+event loop, and a fsync takes milliseconds. Finished cells never change, so their text is made once.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
+import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from json.encoder import encode_basestring
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +33,9 @@ from lis_kernel.trajectory.notebook import (
 
 __all__ = ["Recorder"]
 
+_writers = ThreadPoolExecutor(16, "lis-save")
+"""The file system syncs several notebooks in about the time of one."""
+
 
 class Recorder:
     """The notebook at `path`, growing.
@@ -40,11 +48,15 @@ class Recorder:
     def __init__(self, path: Path, metadata: Mapping[str, Any]) -> None:
         self.path = path
         self.notebook: Notebook = new_notebook(metadata)
-        self._texts: list[str] = []
+        self._texts: list[bytes] = []
         self._hash = ""
         self._ids: set[str] = set()
         self._open: Cell | None = None
+        self._changes = 1
         self._saved = 0
+        self._saves = 0
+        self._last = 0
+        self._writing = threading.Lock()
 
     def new_id(self, wanted: str) -> str:
         """A cell id that is free, as near to `wanted` as nbformat allows."""
@@ -53,15 +65,15 @@ class Recorder:
         return name
 
     def add(self, cell: Cell) -> None:
-        """Append a finished cell; saved with the next `begin`, `finish`, `flush` or `close`."""
+        """Append a finished cell."""
         self._close_cell(cell)
         self.notebook["cells"].append(cell)
 
     def begin(self, cell: Cell) -> None:
-        """Append a cell that is about to run, and save."""
+        """Append a cell that is about to run; it may not before that is saved."""
         self.notebook["cells"].append(cell)
         self._open = cell
-        self.save()
+        self._changes += 1
 
     def finish(self, **ours: Any) -> Cell:
         """Complete the cell that ran: outputs and count are set by the caller, `ours` here."""
@@ -70,13 +82,7 @@ class Recorder:
             raise RuntimeError("finish without begin")
         cell["metadata"][KEY].update(ours)
         self._close_cell(cell)
-        self.save()
         return cell
-
-    def flush(self) -> None:
-        """Save if cells were added since the last time; called before what may take long."""
-        if self._saved < len(self._texts):
-            self.save()
 
     @property
     def running(self) -> Cell | None:
@@ -84,15 +90,16 @@ class Recorder:
         return self._open
 
     def close(self, **ours: Any) -> None:
-        """Add the run's outcome to the notebook's metadata, seal the chain, save."""
+        """Add the run's outcome to the notebook's metadata and seal the chain."""
         self.notebook["metadata"][KEY].update(ours)
         self.notebook["metadata"][KEY]["head"] = seal(self.notebook, self._hash)
-        self.save()
+        self._changes += 1
 
     def _close_cell(self, cell: Cell) -> None:
         self._hash = chain(self._hash, cell)
         cell["metadata"][KEY]["hash"] = self._hash
         self._texts.append(_text(cell))
+        self._changes += 1
 
     def save(self) -> None:
         """Write the notebook as nbformat would, atomically.
@@ -100,36 +107,76 @@ class Recorder:
         Raises:
             TrajectoryError: it cannot be written; what was written before stays as it is.
         """
+        changes = self._changes
+        self._write(*self._snapshot())
+        self._saved = changes
+
+    async def saved(self) -> None:
+        """As `save`, unless nothing changed; the event loop goes on meanwhile.
+
+        Cancelled, it leaves a write that a later save waits for.
+        """
+        if (changes := self._changes) > self._saved:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(_writers, self._write, *self._snapshot())
+            self._saved = changes
+
+    def _snapshot(self) -> tuple[int, list[bytes]]:
+        """The number of this save, and the notebook's text."""
+        self._saves += 1
         cells = list(self._texts)
         if self._open is not None:
             cells.append(_text(self._open))
         rest = {k: v for k, v in self.notebook.items() if k != "cells"}
-        body = json.dumps(rest, indent=1, sort_keys=True, ensure_ascii=False)
-        listed = ",\n".join(cells)
-        text = '{\n "cells": [\n' + listed + "\n ],\n" + body.removeprefix("{\n") + "\n"
+        body = _laid_out(rest, "").removeprefix("{\n") + "\n"
+        return self._saves, [b'{\n "cells": [\n', b",\n".join(cells), b"\n ],\n", body.encode()]
+
+    def _write(self, number: int, parts: list[bytes]) -> None:
         partial = self.path.with_name(f".{self.path.name}.partial")
-        try:
-            with partial.open("w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(self.path)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                partial.unlink()
-            raise TrajectoryError(
-                f"{self.path} cannot be written: {error.strerror}. It ends with the cell before."
-            ) from error
-        self._saved = len(self._texts)
+        with self._writing:
+            if number < self._last:  # a later one was quicker
+                return
+            try:
+                with partial.open("wb") as file:
+                    file.writelines(parts)
+                    file.flush()
+                    os.fsync(file.fileno())
+                partial.replace(self.path)
+            except OSError as error:
+                with contextlib.suppress(OSError):
+                    partial.unlink()
+                raise TrajectoryError(
+                    f"{self.path} cannot be written: {error.strerror}. "
+                    "It ends with the cell before."
+                ) from error
+            self._last = number
 
 
-def _text(cell: Cell) -> str:
+def _text(cell: Cell) -> bytes:
     """The cell's JSON, laid out as nbformat lays it out inside a notebook."""
     split = dict(cell, source=_lines(cell["source"]))
     if "outputs" in cell:
         split["outputs"] = [_split(output) for output in cell["outputs"]]
-    text = json.dumps(split, indent=1, sort_keys=True, ensure_ascii=False)
-    return "  " + text.replace("\n", "\n  ")  # not textwrap: it splits inside strings too
+    return ("  " + _laid_out(split, "  ")).encode()
+
+
+def _laid_out(value: Any, pad: str) -> str:
+    """`json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False)` below `pad`, 3x as fast.
+
+    The standard library's encoder in C knows no indent.
+    """
+    if isinstance(value, str):
+        return encode_basestring(value)
+    inner = pad + " "
+    if isinstance(value, dict) and value:
+        items = [
+            f"{inner}{encode_basestring(key)}: {_laid_out(value[key], inner)}"
+            for key in sorted(value)
+        ]
+        return "{\n" + ",\n".join(items) + f"\n{pad}}}"
+    if isinstance(value, list | tuple) and value:
+        return "[\n" + ",\n".join([inner + _laid_out(v, inner) for v in value]) + f"\n{pad}]"
+    return json.dumps(value)
 
 
 def _split(output: Mapping[str, Any]) -> dict[str, Any]:

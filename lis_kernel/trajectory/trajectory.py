@@ -13,8 +13,6 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import nbformat
-
 from lis_kernel.errors import SchemaError
 from lis_kernel.trajectory.notebook import KEY, SCHEMA, Notebook, source_of, verify
 from lis_kernel.types import Output, Reply, StopReason, ToolCall, Usage, Value
@@ -172,6 +170,8 @@ def load(path: str | Path) -> Trajectory:
         SchemaError: not a notebook, or not one of ours, or of a schema that is not read here.
         OSError: the file cannot be read.
     """
+    import nbformat  # a second of import where jsonschema's format checkers are installed
+
     path = Path(path)
     try:
         notebook = nbformat.reads(path.read_text("utf-8"), as_version=4)  # type: ignore[no-untyped-call]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from story import processes_of
+from story import gone_within
 
 from lis_kernel.models import base
 
@@ -36,11 +35,3 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     subprocess.run(["rm", "-rf", folder], check=True)  # deeper than Python's own can
     assert not left, f"processes were left: {left}"
     assert not entries, f"sandbox folders were left: {entries}"
-
-
-def gone_within(seconds: float, marker: str) -> dict[int, str]:
-    """The processes with `marker` in their paths that are still there after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while (left := processes_of(marker)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return left

@@ -8,6 +8,7 @@ import pytest
 from story import bash, cells, reply, submit, tell
 
 from lis_kernel.agent import events
+from lis_kernel.config import SandboxConfig
 from lis_kernel.errors import ConfigError, TrajectoryError
 from lis_kernel.trajectory import load
 from lis_kernel.types import StopReason
@@ -67,6 +68,16 @@ async def test_files_that_just_do_not_fit_are_named(tmp_path: Path) -> None:
     big = tmp_path / "big.bin"
     with big.open("wb") as file:
         file.truncate(32 << 20)
-    run, _ = await tell(tmp_path, reply(submit("42")), files=[big], limits={"disk_bytes": 32 << 20})
+    limits = {"disk_bytes": 32 << 20}
+    cold = SandboxConfig(backend="bubblewrap")
+    run, _ = await tell(tmp_path, reply(submit("42")), files=[big], limits=limits, sandbox=cold)
     assert run.stop_reason is StopReason.SANDBOX_ERROR
     assert "big.bin could not be put into the sandbox" in run.detail
+
+
+async def test_files_that_just_fit_leave_room_for_the_kernels_own(tmp_path: Path) -> None:
+    big = tmp_path / "big.bin"
+    with big.open("wb") as file:
+        file.truncate(32 << 20)
+    run, _ = await tell(tmp_path, reply(submit("42")), files=[big], limits={"disk_bytes": 32 << 20})
+    assert run.stop_reason is StopReason.SUBMITTED

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import gone_within
-from story import check_notebook, processes_of
+from story import check_notebook, gone_within, processes_of
 from victim import digest
 
 from lis_kernel.sandbox.state import StateDir

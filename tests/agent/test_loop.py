@@ -32,7 +32,7 @@ from story import (
 )
 
 from lis_kernel.agent import Agent, events
-from lis_kernel.config import Budget, Limits, ModelConfig, RunConfig
+from lis_kernel.config import Budget, Limits, ModelConfig, RunConfig, SandboxConfig
 from lis_kernel.errors import ConfigError, ModelUnavailable, SandboxUnavailable
 from lis_kernel.models.scripted import ScriptedModel
 from lis_kernel.protocols import OnText
@@ -105,7 +105,7 @@ async def test_a_task_goes_to_an_answer_files_and_a_notebook(tmp_path: Path) -> 
     ended = seen[-1]
     assert isinstance(ended, events.RunEnded) and ended.answer == run.answer
     assert sum(isinstance(event, events.CallFinished) for event in seen) == 8
-    assert nbformat.read(run.path, as_version=4).metadata[KEY].sandbox.backend == "bubblewrap"
+    assert nbformat.read(run.path, as_version=4).metadata[KEY].sandbox.backend == "zygote"
 
 
 async def test_several_calls_of_a_reply_run_in_order(tmp_path: Path) -> None:
@@ -649,7 +649,8 @@ async def test_a_jail_that_cannot_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
     monkeypatch.setattr("lis_kernel.sandbox.bubblewrap.find_bwrap", lambda: missing)
-    run, _ = await tell(tmp_path, reply(submit("42")))
+    cold = SandboxConfig(backend="bubblewrap")  # the zygote's jail stands already
+    run, _ = await tell(tmp_path, reply(submit("42")), sandbox=cold)
     assert (run.stop_reason, run.answer) == (S.SANDBOX_ERROR, None)
     assert run.detail
     assert cells(run, "setup")[0]["metadata"][KEY]["status"] == "died"
@@ -670,10 +671,15 @@ async def test_a_backend_that_is_not_available(tmp_path: Path) -> None:
     assert run.detail == "user namespaces are switched off: set x=1"
 
 
-async def test_a_jail_killed_in_a_cell_is_replaced(tmp_path: Path, runtime: Path) -> None:
+@pytest.mark.parametrize(
+    ("backend", "keeper"), [("bubblewrap", "keeper.sh"), ("zygote", "lis: init of a sandbox")]
+)
+async def test_a_jail_killed_in_a_cell_is_replaced(
+    tmp_path: Path, runtime: Path, backend: str, keeper: str
+) -> None:
     def kill(event: events.Event) -> None:
         if isinstance(event, events.CallOutput) and "now" in str(event.output):
-            kill_all(runtime, but="keeper.sh")  # without it the files are gone: sandbox_lost
+            kill_all(runtime, but=keeper)  # without it the files are gone: sandbox_lost
 
     run, model = await tell(
         tmp_path,
@@ -681,6 +687,7 @@ async def test_a_jail_killed_in_a_cell_is_replaced(tmp_path: Path, runtime: Path
         reply(bash("cat file")),
         reply(submit("42")),
         on_event=kill,
+        sandbox=SandboxConfig(backend=backend),
     )
     assert "restarted" in shown(model, 1)[0]
     assert "kept" in shown(model, 2)[0]
@@ -727,7 +734,7 @@ async def test_a_sandbox_that_is_killed_again_and_again(tmp_path: Path, runtime:
 async def test_a_state_folder_that_vanishes(tmp_path: Path, runtime: Path) -> None:
     def on_event(event: events.Event) -> None:
         if isinstance(event, events.CallOutput):
-            for folder in runtime.iterdir():
+            for folder in list(runtime.iterdir()):
                 shutil.rmtree(folder)
             kill_all(runtime)
 
@@ -744,14 +751,19 @@ async def test_a_sandbox_lost_after_the_submit_has_no_answer(
     tmp_path: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # a disk of its own would outlive its folder: here it is just the folder
-    monkeypatch.setattr("lis_kernel.sandbox.keeper._possible", lambda: [("none", "none")])
+    monkeypatch.setattr("lis_kernel.sandbox.keeper._possible", lambda loop: [("none", "none")])
 
     def on_event(event: events.Event) -> None:
         if isinstance(event, events.CallFinished) and event.observation.done:
-            for folder in runtime.iterdir():
+            for folder in list(runtime.iterdir()):
                 shutil.rmtree(folder)
 
-    run, _ = await tell(tmp_path, reply(submit("42")), on_event=on_event)
+    run, _ = await tell(
+        tmp_path,
+        reply(submit("42")),
+        on_event=on_event,
+        sandbox=SandboxConfig(backend="bubblewrap"),
+    )
     assert (run.stop_reason, run.answer) == (S.SANDBOX_LOST, None)
 
 

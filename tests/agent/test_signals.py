@@ -13,8 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import gone_within
-from story import bash, check_notebook, python, reply, submit
+from story import bash, check_notebook, gone_within, python, reply, submit
 
 from lis_kernel.sandbox.state import StateDir
 from lis_kernel.trajectory import Trajectory

@@ -13,7 +13,7 @@ import os
 import sys
 
 from lis_kernel.agent import Agent, events
-from lis_kernel.config import ModelConfig, RunConfig
+from lis_kernel.config import ModelConfig, RunConfig, SandboxConfig
 from lis_kernel.models.scripted import ScriptedModel
 from lis_kernel.types import Task
 
@@ -61,7 +61,11 @@ def main(out: str, log: str) -> None:
 
     model = ScriptedModel.from_replies(script())
     agent = Agent(
-        RunConfig(model=ModelConfig(name="scripted:victim")),
+        # cold: a zygote for each of so many runtime folders would be most of the test
+        RunConfig(
+            model=ModelConfig(name="scripted:victim"),
+            sandbox=SandboxConfig(backend="bubblewrap"),
+        ),
         out=out,
         model=model,
         on_event=on_event,

@@ -143,7 +143,7 @@ def test_a_terminal_shows_the_run(script, tmp_path) -> None:
         (["--sandbox-timeout", "inf"], "--sandbox-timeout"),
         (["--network", "some"], "--network"),
         (["--mount", "/nowhere:/data"], "--mount: /nowhere does not exist on the host."),
-        (["--root"], "--root: the backend bubblewrap does not have it."),
+        (["--root"], "--root: the backend zygote does not have it."),
         (["--runtime", "runsc"], "take backend docker or podman."),
         (["--image", "x", "--backend", "local"], "--image: the backend local does not have it."),
         (["--rootfs", "/tmp", "--backend", "podman"], "--rootfs: the backend podman"),

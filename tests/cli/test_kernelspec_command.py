@@ -47,7 +47,7 @@ def test_install_list_remove(lis, tmp_path: Path) -> None:
         assert done.stdout == f"Python 3 (sandbox): {folder}\n", done.stderr
     spec = spec_of(folder)
     assert spec["argv"][0] == sys.executable
-    assert spec["metadata"]["kernel_provisioner"]["config"] == {"backend": "bubblewrap"}
+    assert spec["metadata"]["kernel_provisioner"]["config"] == {"backend": "zygote"}
     assert (folder / "logo-64x64.png").exists()
 
     (mine,) = [s for s in json.loads(lis("list", "--json").stdout) if s["folder"] == str(folder)]

@@ -7,12 +7,17 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from zygotes import family
+
 
 def processes_of(folder: Path) -> dict[int, str]:
-    """Live processes of the sandboxes in `folder`, by their command line or their mounts."""
-    found = {}
+    """Live processes of the sandboxes in `folder`, by their command line or their mounts.
+
+    Without the zygote, which outlives them.
+    """
+    standing, found = family()
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
+        if entry.name.isdigit() and int(entry.name) not in {os.getpid(), *standing}:
             with suppress(OSError):
                 said = (entry / "cmdline").read_bytes() + (entry / "mounts").read_bytes()
                 said += (entry / "mountinfo").read_bytes()

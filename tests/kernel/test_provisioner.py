@@ -187,7 +187,7 @@ async def test_the_restarter_of_a_server_brings_it_back(jupyter) -> None:
 
 async def test_a_box_that_is_lost_is_replaced_at_restart(jupyter, runtime: Path) -> None:
     async with started(jupyter()) as console:
-        (box,) = runtime.iterdir()
+        (box,) = list(runtime.iterdir())
         subprocess.run(["rm", "-rf", box], check=True)
         await console.manager.restart_kernel(now=True)
         console.client.stop_channels()  # the new box has other sockets

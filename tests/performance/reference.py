@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -30,6 +31,10 @@ REQUIREMENTS = [f"llm-in-sandbox=={VERSION}", "mcp", "tqdm"]
 PATH = (
     "/root/.local/bin:/root/.cargo/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 )
+
+
+class Failed(RuntimeError):
+    """A rollout of the rival did not go as scripted, through no fault of ours."""
 
 
 class Missing(RuntimeError):
@@ -65,7 +70,6 @@ class Reference:
             text=True,
             bufsize=1,
         )
-        self.versions: dict[str, str] = self._reply()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -81,8 +85,14 @@ class Reference:
         if left:
             _docker("rm", "-f", *left)
 
+    @cached_property
+    def versions(self) -> dict[str, str]:
+        """Of its packages; waits until the worker has started."""
+        return self._reply()
+
     def rollout(self, turns: int = 6) -> dict[str, Any]:
         """Seconds of one task; `model` is the part of each of the `turns` in its LLM client."""
+        _ = self.versions  # is the worker's first line
         request = {
             "script": workload.script(turns),
             "task": workload.TASK,
@@ -91,7 +101,7 @@ class Reference:
         self._worker.stdin.write(json.dumps(request) + "\n")
         reply = self._reply()
         if "error" in reply:
-            raise RuntimeError(f"the rival's rollout failed\n{reply['error']}")
+            raise Failed(f"the rival's rollout failed\n{reply['error']}")
         return reply
 
     def _reply(self) -> dict[str, Any]:

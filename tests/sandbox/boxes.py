@@ -18,6 +18,8 @@ BACKENDS = [
     pytest.param("docker", marks=pytest.mark.docker),
 ]
 """Those with walls; podman's are docker's by another engine."""
+COLD = BACKENDS[1:]
+"""Those whose every sandbox is started by this process; see test_zygote.py for the other."""
 PODMAN = pytest.param("podman", marks=pytest.mark.podman)
 
 Box = Callable[..., contextlib.AbstractAsyncContextManager[KernelSession]]

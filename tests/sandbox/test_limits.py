@@ -237,7 +237,7 @@ async def test_rlimits_are_the_second_best(box, monkeypatch) -> None:
 
 @pytest.mark.bwrap
 async def test_without_a_disk_of_its_own_it_is_watched(box, monkeypatch) -> None:
-    monkeypatch.setattr("lis_kernel.sandbox.keeper._possible", lambda: [("none", "none")])
+    monkeypatch.setattr("lis_kernel.sandbox.keeper._possible", lambda loop: [("none", "none")])
     async with box(disk_bytes=20 * MB, cell_seconds=20) as session:
         held = session.sandbox.describe()["limits"]["disk_bytes"]["held_by"]
         assert held.startswith("measured")
@@ -381,7 +381,7 @@ for n in range(200):
 
 @pytest.mark.bwrap
 async def test_without_a_disk_the_log_and_the_sockets_folder_are_bounded(box, monkeypatch) -> None:
-    monkeypatch.setattr("lis_kernel.sandbox.keeper._possible", lambda: [("none", "none")])
+    monkeypatch.setattr("lis_kernel.sandbox.keeper._possible", lambda loop: [("none", "none")])
     async with box(disk_bytes=20 * MB, cell_seconds=20) as session:
         result = await session.execute(FLOOD % "pass")
         assert shown(result) == "27 20"  # RLIMIT_FSIZE

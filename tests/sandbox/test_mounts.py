@@ -185,7 +185,7 @@ async def test_a_strict_installation_is_read_all_the_same(monkeypatch, tmp_path)
     shutil.copytree(GUEST, strict)
     for path in (strict, *strict.iterdir()):
         path.chmod(0o700 if path.is_dir() else 0o600)
-    monkeypatch.setattr("lis_kernel.sandbox.bubblewrap.GUEST", strict)
+    monkeypatch.setattr("lis_kernel.sandbox.jail.GUEST", strict)
     said, uid = await run(SandboxConfig(), "print(6 * 7)")
     assert said == "42"
     assert uid != 0

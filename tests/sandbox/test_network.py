@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from boxes import BACKENDS, PODMAN
+from boxes import BACKENDS, COLD, PODMAN
 
 from lis_kernel import registry
 from lis_kernel.config import Limits, SandboxConfig
@@ -47,7 +47,7 @@ def fetch(url):
     done = subprocess.run([sys.executable, "-c", FETCH, url], capture_output=True, text=True)
     print((done.stdout + done.stderr).strip())
 '''
-DOORS = {"bubblewrap": "/run/lis/proxy.sock"}
+DOORS = dict.fromkeys(("zygote", "bubblewrap"), "/run/lis/proxy.sock")
 """Where the sandbox sees the proxy's socket; containers have one place in common."""
 DIRECT = """
 import socket
@@ -305,7 +305,7 @@ async def test_the_socket_itself_gives_no_more_than_the_forwarder(backend: str) 
         assert said[2:].startswith("HTTP/1.1 403 Forbidden")
 
 
-@on_podman_too
+@pytest.mark.parametrize("backend", [*COLD, PODMAN])
 @pytest.mark.parametrize("network", ["none", "allow=good.example"])
 async def test_a_sandbox_without_its_wall_does_not_start(
     monkeypatch: pytest.MonkeyPatch, backend: str, network: str

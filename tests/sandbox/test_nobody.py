@@ -16,6 +16,7 @@ from typing import Any
 
 import nbformat
 import pytest
+from zygotes import end_wardens
 
 import lis_kernel
 from lis_kernel.sandbox import image_build
@@ -84,7 +85,9 @@ class Nobody:
         return out
 
     def left(self) -> list[str]:
-        return [path.name for path in (self.place / "run").iterdir() if path.name[0] != "."]
+        found = [path.name for path in (self.place / "run").iterdir()]
+        end_wardens(self.place / "run")
+        return [name for name in found if name[0] != "." and name != "zygotes"]
 
 
 @pytest.fixture

@@ -10,20 +10,20 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from boxes import shown
+from zygotes import end_wardens, jails, until, wardens
 
 import lis_kernel
 from lis_kernel.config import Limits, SandboxConfig
-from lis_kernel.errors import ConfigError, SandboxLost
+from lis_kernel.errors import ConfigError, SandboxError, SandboxLost
 from lis_kernel.kernel.session import KernelSession
 from lis_kernel.sandbox import berth, cgroup, zygote
 from lis_kernel.sandbox.bubblewrap import BubblewrapSandbox
-from lis_kernel.sandbox.reaper import members, read_record
+from lis_kernel.sandbox.reaper import members
 from lis_kernel.sandbox.zygote import ZygoteSandbox
 
 pytestmark = pytest.mark.bwrap
@@ -36,10 +36,9 @@ def runtime(monkeypatch):
     path = Path("/tmp") / f"lis-z-{os.getpid()}"
     path.mkdir(mode=0o700)
     monkeypatch.setenv("LIS_RUNTIME_DIR", str(path))
+    monkeypatch.setenv("LIS_ZYGOTE_DIR", str(path / "zygotes"))
     yield path
-    for pid in wardens(path):
-        os.kill(pid, signal.SIGTERM)
-    until(lambda: not wardens(path))
+    end_wardens(path)
     shutil.rmtree(path, ignore_errors=True)
 
 
@@ -58,29 +57,6 @@ async def fork(limits: Limits = LIMITS, **config: object) -> AsyncIterator[Kerne
         await sandbox.stop()
 
 
-def wardens(runtime: Path) -> list[int]:
-    """The wardens that serve this folder."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            words = (entry / "cmdline").read_bytes().split(b"\0") if entry.name.isdigit() else []
-            if b"lis_kernel.sandbox.warden" in words and f"{runtime}/".encode() in b" ".join(words):
-                found.append(int(entry.name))
-    return found
-
-
-def jails(runtime: Path) -> list[str]:
-    records = (read_record(path) for path in runtime.iterdir())
-    return [record["id"] for record in records if "jail" in record.get("backend", "")]
-
-
-def until(true, seconds: float = 10.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not (seen := true()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return bool(seen)
-
-
 def started(session: KernelSession) -> str:
     return str(session.sandbox.describe()["started"])
 
@@ -96,8 +72,7 @@ async def test_many_at_once_have_one_warden_and_nothing_is_left(runtime) -> None
         pids = {pid for session in sessions for pid in session.sandbox._cgroup.pids()}
         names = {session.sandbox.state.name for session in sessions}
     assert all(not Path(f"/proc/{pid}").exists() for pid in pids)
-    left = {path.name for path in runtime.iterdir()} - {"zygotes", *jails(runtime)}
-    assert left == set()
+    assert [path.name for path in runtime.iterdir()] == ["zygotes"]
     for folder in cgroup.layout().folders.values():
         assert not [name for name in names if list(folder.glob(f"*{name}*"))]
 
@@ -110,20 +85,20 @@ def test_it_ends_when_it_was_not_wanted_for_a_while(runtime, monkeypatch) -> Non
             await asyncio.sleep(1)
             assert len(wardens(runtime)) == 1
             assert shown(await session.execute("print(1)")) == "1"
-            found.extend(jails(runtime))
+            found.extend(jails(runtime / "zygotes"))
 
-    found: list[str] = []
+    found: list[Path] = []
     asyncio.run(use())
     (jail,) = found
     assert until(lambda: not wardens(runtime))
-    assert until(lambda: not members(jail, []))
+    assert until(lambda: not members(jail.name, []))
     assert [path.name for path in runtime.iterdir()] == ["zygotes"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 async def test_its_end_is_its_sandboxes_end_and_the_next_has_another(runtime, number) -> None:
     async with fork() as session:
-        (warden,), (jail,) = wardens(runtime), jails(runtime)
+        (warden,), (jail,) = wardens(runtime), jails(runtime / "zygotes")
         os.kill(warden, number)
         with pytest.raises(SandboxLost):
             await session.execute("import time; time.sleep(20)")
@@ -131,13 +106,13 @@ async def test_its_end_is_its_sandboxes_end_and_the_next_has_another(runtime, nu
         async with fork() as other:
             assert started(other) == "zygote"
             assert wardens(runtime) != [warden]
-    assert await asyncio.to_thread(until, lambda: not members(jail, []))
-    assert await asyncio.to_thread(until, lambda: not (runtime / jail).exists())
+    assert await asyncio.to_thread(until, lambda: not members(jail.name, []))
+    assert await asyncio.to_thread(until, lambda: not jail.exists())
 
 
 def test_the_first_ones_of_many_processes_start_one(runtime) -> None:
     code = "import lis_kernel.sandbox.image as i; from lis_kernel.sandbox.berth import reach\n"
-    code += "reach(i.find(), ()).send(b'0000cafe'); print('ok')"
+    code += "reach(i.find(), ()).send(b'/tmp/0000cafe'); print('ok')"
     env = {**os.environ, "PYTHONPATH": str(Path(lis_kernel.__file__).parent.parent)}
     users = [
         subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE)
@@ -246,6 +221,24 @@ async def test_the_wall_of_the_network_is_the_jails_too(runtime, monkeypatch) ->
         assert shown(await session.execute(code)) == "['lo']"
 
 
+async def test_without_any_wall_of_the_network_it_does_not_start(runtime, monkeypatch) -> None:
+    package = runtime / "package"
+    broken(package, "nest.py", " | CLONE_NEWNET\n", "\n")
+    for path, old in (
+        ("guest/nest.py", "    loopback()\n"),
+        ("sandbox/jail.py", '["--unshare-net"]'),
+    ):
+        text = (package / "lis_kernel" / path).read_text()
+        assert old in text
+        kept = "[]" if old.startswith("[") else ""
+        (package / "lis_kernel" / path).write_text(text.replace(old, kept))
+    where = str(package / "lis_kernel" / "__init__.py")
+    monkeypatch.setattr(berth.lis_kernel, "__file__", where)
+    with pytest.raises(SandboxError, match="network wall is missing"):
+        async with fork():
+            pass
+
+
 # -- its forks -------------------------------------------------------------------------------------
 
 
@@ -282,6 +275,25 @@ async def test_a_restart_keeps_the_files_and_forgets_the_names() -> None:
         await session.start()
         code = "import os; print(os.path.exists('kept'), 'x' in globals())"
         assert shown(await session.execute(code)) == "True False"
+
+
+async def test_one_takes_no_more_watches_than_its_share() -> None:
+    """The kernel counts them by uid, which the siblings share."""
+    take = (
+        "import ctypes; libc = ctypes.CDLL(None); fds = []\n"
+        "while (fd := libc.inotify_init()) >= 0: fds.append(fd)\n"
+        "print(len(fds))"
+    )
+    async with fork() as greedy, fork() as other:
+        assert 8 <= int(shown(await greedy.execute(take))) <= 32
+        code = "import ctypes; print(ctypes.CDLL(None).inotify_init() > 0)"
+        assert shown(await other.execute(code)) == "True"
+
+
+async def test_processes_are_listed_by_what_they_are() -> None:
+    async with fork() as session:
+        code = "print([open(f'/proc/{p}/cmdline').read().strip(chr(0)) for p in (1, 'self')])"
+        assert shown(await session.execute(code)) == "['lis: init of a sandbox', 'lis: kernel']"
 
 
 async def test_init_is_out_of_reach() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import json
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lis_kernel.errors import SchemaError, Tampered
+from lis_kernel.errors import SchemaError, Tampered, TrajectoryError
 from lis_kernel.trajectory import Recorder, load
 from lis_kernel.trajectory.notebook import (
     KEY,
@@ -32,10 +33,13 @@ def record(path: Path, sources: list[str], outputs: list[str]) -> Recorder:
     for n, (source, text) in enumerate(zip(sources, outputs, strict=True)):
         cell = code_cell(recorder.new_id(f"c{n}"), source, ["lis-call"], kind="call", turn=n)
         recorder.begin(cell)
+        recorder.save()
         cell["outputs"] = [{"output_type": "stream", "name": "stdout", "text": text}]
         cell["execution_count"] = n + 1
         recorder.finish(seconds=1.0, status="ok")
+        recorder.save()
     recorder.close(stop_reason="submitted", seconds=2.0)
+    recorder.save()
     return recorder
 
 
@@ -103,6 +107,7 @@ def test_a_killed_run_is_checked_up_to_its_last_cell(tmp_path: Path) -> None:
     recorder = Recorder(path, METADATA)
     recorder.add(markdown_cell("task", "p", kind="task"))
     recorder.begin(code_cell("c", "1", kind="call"))
+    recorder.save()
     trajectory = load(path)
     assert trajectory.verify() == 1
     assert trajectory.stop_reason is None
@@ -113,11 +118,30 @@ def test_a_failed_save_leaves_the_notebook_that_was_there(tmp_path: Path) -> Non
     recorder = Recorder(path, METADATA)
     recorder.save()
     before = path.read_bytes()
-    recorder.add(markdown_cell("bad", "x", kind="task", value={1, 2} and "fine"))
-    recorder._texts.append("\ud800")  # cannot be encoded: the write fails half-way
-    with pytest.raises(UnicodeEncodeError):
+    recorder.add(markdown_cell("more", "x", kind="task"))
+    partial = path.with_name(f".{path.name}.partial")
+    partial.symlink_to("/dev/full")
+    with pytest.raises(TrajectoryError, match="No space left"):
         recorder.save()
     assert path.read_bytes() == before
+    recorder.save()  # there is room again
+    assert len(load(path).notebook["cells"]) == 1
+
+
+async def test_saves_that_are_cancelled_never_overtake_a_later_one(tmp_path: Path) -> None:
+    path = tmp_path / "t.ipynb"
+    recorder = Recorder(path, METADATA)
+    for n in range(40):
+        recorder.add(markdown_cell(f"c{n}", "x" * 1000, kind="task"))
+        saving = asyncio.create_task(recorder.saved())
+        await asyncio.sleep(0.0005 * (n % 3))
+        saving.cancel()
+        await asyncio.wait([saving])
+    await recorder.saved()
+    recorder.close(stop_reason="submitted", seconds=2.0)
+    await recorder.saved()
+    assert load(path).verify() == 40
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
 @given(st.text(max_size=200), st.lists(st.text(max_size=80), max_size=3))

@@ -19,7 +19,7 @@ from .paths import connect_to_any
 from .plant import PAGE, USER_KEYRING, key_of, name_of
 from .words import SECONDS, first, word
 
-ALSO = ("disturbing",)
+ALSO = ("disturbing", "forking")
 
 MOUNTS = "mount namespace: its folders are its own"
 MEMORY = "ipc namespace: its objects are its own"

@@ -57,6 +57,7 @@ class Recorder:
         self._saves = 0
         self._last = 0
         self._writing = threading.Lock()
+        self._known, self._body = "", b""
 
     def new_id(self, wanted: str) -> str:
         """A cell id that is free, as near to `wanted` as nbformat allows."""
@@ -128,8 +129,11 @@ class Recorder:
         if self._open is not None:
             cells.append(_text(self._open))
         rest = {k: v for k, v in self.notebook.items() if k != "cells"}
-        body = _laid_out(rest, "").removeprefix("{\n") + "\n"
-        return self._saves, [b'{\n "cells": [\n', b",\n".join(cells), b"\n ],\n", body.encode()]
+        known = json.dumps(rest)  # by far quicker than to lay it out, and it seldom changes
+        if known != self._known:
+            self._known = known
+            self._body = (_laid_out(rest, "").removeprefix("{\n") + "\n").encode()
+        return self._saves, [b'{\n "cells": [\n', b",\n".join(cells), b"\n ],\n", self._body]
 
     def _write(self, number: int, parts: list[bytes]) -> None:
         partial = self.path.with_name(f".{self.path.name}.partial")

@@ -8,6 +8,7 @@ the old kernel's is closed or collected in it, for much of that is shared (an ep
 
 import asyncio
 import atexit
+import gc
 import json
 import os
 import random
@@ -51,6 +52,8 @@ def fork(app, root, view):
 
 def become(app, root, view, cwd):
     """In the fork, which has one thread: be the kernel of the branch, to its end."""
+    collecting = gc.isenabled()
+    gc.disable()  # it writes to every object, and so copies every page
     os.fchdir(root)  # it may itself be in the root folder of a branch
     os.chroot(".")
     os.chroot(view)
@@ -85,6 +88,8 @@ def become(app, root, view, cwd):
             for name in FORWARDED:
                 setattr(old, name, getattr(new, name))
     renew_bash(app.shell)
+    if collecting:
+        gc.enable()
     host.send(b"ready")
     host.close()
     app.start()

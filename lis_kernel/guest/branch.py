@@ -8,6 +8,7 @@ the old kernel's is closed or collected in it, for much of that is shared (an ep
 
 import asyncio
 import atexit
+import gc
 import json
 import os
 import random
@@ -21,7 +22,10 @@ import zmq
 DOOR = "/run/lis/branch"
 """The host listens there, in the branch's own files."""
 MESSAGE_BYTES = 1 << 16
+FORWARDED = ("write", "writelines", "flush", "fileno", "set_parent", "end_cell")
 _kept = []
+_streams = [], []
+"""Earlier standard outputs and errors: the user's code may hold one, in a logger for instance."""
 
 
 def fork(app, root, view):
@@ -48,6 +52,8 @@ def fork(app, root, view):
 
 def become(app, root, view, cwd):
     """In the fork, which has one thread: be the kernel of the branch, to its end."""
+    collecting = gc.isenabled()
+    gc.disable()  # it writes to every object, and so copies every page
     os.fchdir(root)  # it may itself be in the root folder of a branch
     os.chroot(".")
     os.chroot(view)
@@ -69,20 +75,21 @@ def become(app, root, view, cwd):
     for number in (1, 2):
         os.dup2(log, number)
     os.close(log)
-    for stream in streams:
-        _kept.append(dict(stream.__dict__))
+    for stream, olds in zip(streams, _streams, strict=True):
+        olds.append(stream)
         for name in ("_fid", "_original_stdstream_copy"):
             fd = getattr(stream, name, None)
             if fd is not None:
                 os.close(fd)
     sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
     app.connect(boot["connection_file"])
-    for old, new in zip(streams, (sys.stdout, sys.stderr), strict=True):
-        # the user's code may hold the old one, in a logger for one
-        old.__dict__.update(new.__dict__)
-        for name in ("write", "writelines", "flush"):
-            setattr(old, name, getattr(new, name))
+    for new, olds in zip((sys.stdout, sys.stderr), _streams, strict=True):
+        for old in olds:
+            for name in FORWARDED:
+                setattr(old, name, getattr(new, name))
     renew_bash(app.shell)
+    if collecting:
+        gc.enable()
     host.send(b"ready")
     host.close()
     app.start()

@@ -160,7 +160,7 @@ class KernelApp(IPKernelApp):
         self.init_code()
 
     def connect(self, connection_file, owner_fd=None):
-        """Sockets, streams and threads; what a branch makes anew."""
+        """Sockets, streams and threads: what a live branch makes anew."""
         self.connection_file = connection_file
         self.session.session, self.session.pid = uuid.uuid4().hex, os.getpid()
         self.load_connection_info(json.loads(Path(connection_file).read_text()))

@@ -3,7 +3,7 @@
 It imports what every kernel needs, and then forks for each request that the warden on the host
 passes on (`sandbox/warden.py`). A request is a socket to the sandbox's owner. The fork goes into
 the control group that the owner opened, leaves for namespaces of its own (`nest.py`), and becomes
-their PID 1 (`pid1.py`), whose forks are the kernels (`boot.py`). Or it makes the view of a live
+their PID 1 (`pid1.py`), whose forks are the kernels (`boot.py`); or it makes the view of a live
 branch in namespaces that the owner holds. A zygote has no thread, no secret and no socket but the
 warden's, which no fork keeps. Once it is not busy, a second generation of it rehearses what kernels
 do first, while the first one serves; then it takes over.

@@ -47,7 +47,8 @@ LAST_WORDS_SECONDS = 3.0
 LATE_SECONDS = 3.0
 """Of idle and reply, the second is given up after this long without any word of the cell."""
 
-EARLY_SECONDS = 0.02
+EARLY_TURNS = 8
+"""Of the event loop: what was sent before the reply has arrived by then, and is read."""
 ENDING_SECONDS = 1.0
 """How long a kernel that closed a socket may take to end by itself."""
 
@@ -303,7 +304,8 @@ class KernelSession:
                 async with asyncio.timeout(left):
                     await cell.changed.wait()
         if cell.early:
-            await asyncio.sleep(EARLY_SECONDS)
+            for _ in range(EARLY_TURNS):
+                await asyncio.sleep(0)
         return "done"
 
     async def branch(self) -> KernelSession:

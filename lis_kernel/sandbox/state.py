@@ -33,6 +33,9 @@ __all__ = ["StateDir", "new_folder", "open_beneath", "owner_alive", "private_fol
 
 DIRECTORIES = ("testbed/input", "testbed/documents", "testbed/output", "tmp", "home", "run", "shm")
 DUPLICATE = Path(__file__).parent.parent / "guest" / "duplicate.py"
+SWEEP_SECONDS = 1.0
+_swept: dict[Path, float] = {}
+"""When this process last swept a runtime folder."""
 MAX_FILES = 10_000
 """Most files that are taken out of one sandbox."""
 MAX_DEPTH = 50
@@ -69,7 +72,9 @@ def new_folder(base: Path | None = None) -> Path:
     `base` is the runtime folder unless given.
     """
     base = base or runtime_dir()
-    sweep(base)
+    if time.monotonic() - _swept.get(base, -SWEEP_SECONDS) >= SWEEP_SECONDS:
+        sweep(base)  # looks at every folder, and hundreds may be started in one go
+        _swept[base] = time.monotonic()
     return base / f"{secrets.randbits(UID_BITS):08x}"
 
 

@@ -28,8 +28,6 @@ MESS = (
 LEFT = "import pathlib\nlen(list(pathlib.Path('/testbed').glob('mess*')))"
 MESS_SHELL = "for n in $(seq 50); do head -c 1000 /dev/zero > mess$n; done"
 IMAGE = "lis-bench-branch:1"
-LIVE = "live_branch"
-"""The sandbox's method that gives a session with a copy of the running kernel."""
 
 
 async def measure(names: Collection[str], settings: Settings) -> list[Row]:
@@ -88,13 +86,12 @@ async def anew() -> dict[str, float]:
 
 
 async def branch(row: Row, settings: Settings) -> None:
-    async with opened(settings.backend) as session:
-        of_sandbox(session, LIVE)
+    async with opened(settings.backend, branch=True) as session:
         await ok(session, "kept = list(range(1000)); open('/testbed/kept', 'w').write('kept')")
 
         async def ours() -> dict[str, float]:
             began = perf_counter()
-            other = await of_sandbox(session, LIVE)()
+            other = await session.branch()
             try:
                 said = text(await ok(other, "sum(kept), open('/testbed/kept').read()"))
                 took = ms(began)

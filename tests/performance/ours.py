@@ -61,13 +61,13 @@ def ms(began: float) -> float:
     return (perf_counter() - began) * 1000
 
 
-def make(backend: str, limits: Limits | None = None) -> Any:
+def make(backend: str, limits: Limits | None = None, **config: Any) -> Any:
     """A sandbox that is not started yet.
 
     Raises:
         NotHere: there is no such backend.
     """
-    return _kind(backend)(SandboxConfig(backend=backend), limits or Limits())
+    return _kind(backend)(SandboxConfig(backend=backend, **config), limits or Limits())
 
 
 @cache
@@ -78,10 +78,12 @@ def _kind(backend: str) -> Any:
     return registry.load(registry.SANDBOXES, backend, "--backend")
 
 
-async def start(backend: str, *, setup: str = ONE, limits: Limits | None = None) -> KernelSession:
+async def start(
+    backend: str, *, setup: str = ONE, limits: Limits | None = None, **config: Any
+) -> KernelSession:
     """A session whose kernel has answered once; end it with `end`."""
     given = limits or Limits()
-    session = KernelSession(make(backend, given), given, setup)
+    session = KernelSession(make(backend, given, **config), given, setup)
     try:
         await session.sandbox.start()
         await session.start()
@@ -97,8 +99,8 @@ async def end(session: KernelSession) -> None:
 
 
 @contextlib.asynccontextmanager
-async def opened(backend: str, *, setup: str = ONE) -> AsyncIterator[KernelSession]:
-    session = await start(backend, setup=setup)
+async def opened(backend: str, *, setup: str = ONE, **config: Any) -> AsyncIterator[KernelSession]:
+    session = await start(backend, setup=setup, **config)
     try:
         yield session
     finally:

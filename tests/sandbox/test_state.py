@@ -96,7 +96,8 @@ def test_paths_outside_the_writable_folders_are_refused(state, path) -> None:
         state.read(path, 10)
 
 
-def test_folders_of_the_dead_are_swept_and_of_the_living_kept(state, tmp_path) -> None:
+def test_folders_of_the_dead_are_swept_and_of_the_living_kept(state, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("lis_kernel.sandbox.state._swept", {})  # as of a process that just began
     dead = tmp_path / "rt" / "0000dead"
     (dead / "testbed").mkdir(parents=True)
     (dead / "owner").write_text("1")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -115,8 +116,12 @@ class Proxy:
         """
         listening = socket.socket(socket.AF_UNIX)
         try:
-            with acting_as(uid):
+            # in a folder of the sandbox's as the sandbox; in one of ours only we can
+            theirs = uid >= 0 and path.parent.stat().st_uid == uid
+            with acting_as(uid if theirs else -1):
                 listening.bind(str(path))
+            if uid >= 0 and not theirs:
+                os.chown(path, uid, uid)
             path.chmod(0o600)
             self._server = await asyncio.start_unix_server(
                 self._serve, sock=listening, limit=http_head.MAX_HEAD

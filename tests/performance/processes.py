@@ -58,6 +58,7 @@ def own_runtime() -> Iterator[None]:
     """A runtime folder of our own for the sandboxes; at the end their wardens are ended."""
     folder = tempfile.mkdtemp(prefix="lb-")  # short: it is a part of sockets' paths
     os.environ[RUNTIME] = folder
+    os.environ.pop("LIS_ZYGOTE_DIR", None)
     try:
         yield
     finally:

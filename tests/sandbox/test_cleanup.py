@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
+from zygotes import end_wardens
 
 import lis_kernel
 from lis_kernel.cli import app
@@ -64,7 +65,9 @@ def runtime(monkeypatch):
     path = Path("/tmp") / f"lis-t-{os.getpid()}"
     path.mkdir(mode=0o700)
     monkeypatch.setenv("LIS_RUNTIME_DIR", str(path))
+    monkeypatch.setenv("LIS_ZYGOTE_DIR", str(path / "zygotes"))
     yield path
+    end_wardens(path)
     shutil.rmtree(path, ignore_errors=True)
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from lis_kernel.config import Limits
+from lis_kernel.sandbox.reaper import remove_groups
 
 __all__ = [
     "Cgroup",
@@ -129,9 +130,7 @@ class Cgroup:
     def remove(self) -> None:
         """Kill what is left and remove the folders; may be called twice."""
         self.kill()
-        for path in self.paths:
-            with contextlib.suppress(OSError):
-                path.rmdir()
+        remove_groups(self.paths)
 
 
 def counter(path: Path, key: str) -> int:

@@ -10,6 +10,7 @@ environment that it was started with. Both may be done at once, twice, and in an
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -20,12 +21,21 @@ import time
 from pathlib import Path
 from typing import Any
 
-__all__ = ["LABEL", "RECORD", "members", "read_record", "reap", "remove_tree"]
+__all__ = [
+    "LABEL",
+    "RECORD",
+    "members",
+    "read_record",
+    "reap",
+    "remove_groups",
+    "remove_tree",
+]
 
 LABEL = "LIS_SANDBOX_ID"
 """Environment variable with the sandbox's id."""
 RECORD = "state.json"
 """What is known of a sandbox, in its folder: id, backend, owner, created, ttl, uid, cgroups."""
+BUSY_SECONDS = 1.0
 PATIENCE = 3.0
 """Seconds until processes that do not go are left behind."""
 
@@ -49,15 +59,27 @@ def reap(folder: Path) -> None:
         quiet = 0 if found else quiet + 1
         _kill(found)
         time.sleep(0.02)
-    for group in groups:
-        with contextlib.suppress(OSError):
-            group.rmdir()
+    remove_groups(groups)
     if read_record(folder).get("container"):
         program = Path(__file__).with_name("container_reaper.py")
         subprocess.run([sys.executable, "-I", "-S", program, folder], check=False)
     for place in (folder.with_name(f".{folder.name}"), folder):
         if os.path.lexists(place):
             remove_tree(place)
+
+
+def remove_groups(groups: list[Path]) -> None:
+    """Remove control groups whose processes were killed: one that still ends keeps its own busy."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    for group in groups:
+        while True:
+            try:
+                group.rmdir()
+            except OSError as error:
+                if error.errno == errno.EBUSY and time.monotonic() < deadline:
+                    time.sleep(0.003)
+                    continue
+            break
 
 
 def _groups(folder: Path) -> list[Path]:

@@ -162,8 +162,10 @@ def become_sandbox(owner):
             os.close(fd)
     except BaseException as error:
         kind = "refused" if isinstance(error, Refused) else "error"
-        owner.send(json.dumps({kind: f"{type(error).__name__}: {error}"}).encode())
-        os._exit(1)
+        try:
+            owner.send(json.dumps({kind: f"{type(error).__name__}: {error}"}).encode())
+        finally:  # the owner may be gone; a fork never goes on as a zygote
+            os._exit(1)
     retitle("init of a sandbox")
     seconds = wanted["seconds"]
     ends = None if seconds is None else time.monotonic() + seconds

@@ -35,7 +35,7 @@ LABEL = "LIS_SANDBOX_ID"
 """Environment variable with the sandbox's id."""
 RECORD = "state.json"
 """What is known of a sandbox, in its folder: id, backend, owner, created, ttl, uid, cgroups."""
-BUSY_SECONDS = 1.0
+BUSY_SECONDS = 3.0
 PATIENCE = 3.0
 """Seconds until processes that do not go are left behind."""
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from zygotes import until
 
 from lis_kernel.attacks import attack
 from lis_kernel.attacks.neighbours import ASKED, PARTS, baits_of
@@ -66,8 +67,8 @@ def test_what_is_planted_is_found_and_taken_away_again(tmp_path: Path) -> None:
         assert neighbour.stdin and neighbour.stdout
         assert set(json.loads(neighbour.stdout.readline())) <= {*PARTS, "key"}
         assert neighbour.stdout.readline().strip() == "{}", "nobody has touched anything yet"
+        assert until(lambda: len(baits_of(tag)) == 4)  # a moment, until each is what it will be
         baits = baits_of(tag)
-        assert len(baits) == 4
         for bait in baits:
             assert f"lis-neighbour-{tag}".encode() in Path(f"/proc/{bait}/cmdline").read_bytes()
         left = [name for name in os.listdir("/dev/shm") if tag in name]

@@ -293,7 +293,9 @@ class KernelSession:
                 await asyncio.sleep(0.05)  # let what it still said arrive
                 return "done" if cell.done else "died"
             half = cell.idle or cell.reply is not None
-            until = min(deadline, cell.heard + LATE_SECONDS) if half else deadline
+            # a reply in time is no time-out, and idle has a moment still to follow it
+            most = deadline if cell.idle else deadline + LATE_SECONDS
+            until = min(most, cell.heard + LATE_SECONDS) if half else deadline
             left = until - time.monotonic()
             if left <= 0 and not half:
                 return "timeout"

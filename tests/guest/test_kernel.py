@@ -144,7 +144,9 @@ def test_a_forked_child_prints_its_own_only(forks) -> None:
 
 def test_threads_print_in_the_cell_that_runs(forks) -> None:
     said = forks.start().run(
-        "from threading import Thread\nall = [Thread(target=print, args=(i,)) for i in range(50)]\n"
+        "from threading import Thread\n"
+        "def say(i): print(f'{i}\\n', end='')  # a print of several writes may be parted by another thread's\n"
+        "all = [Thread(target=say, args=(i,)) for i in range(50)]\n"
         "for one in all: one.start()\nfor one in all: one.join()"
     )
     assert sorted(map(int, said.split())) == list(range(50))

@@ -145,7 +145,8 @@ def test_a_forked_child_prints_its_own_only(forks) -> None:
 def test_threads_print_in_the_cell_that_runs(forks) -> None:
     said = forks.start().run(
         "from threading import Thread\n"
-        "def say(i): print(f'{i}\\n', end='')  # a print of several writes may be parted by another thread's\n"
+        # a print of two writes may be parted by another thread's
+        "def say(i): print(f'{i}\\n', end='')\n"
         "all = [Thread(target=say, args=(i,)) for i in range(50)]\n"
         "for one in all: one.start()\nfor one in all: one.join()"
     )

@@ -59,12 +59,11 @@ def _set_up(shell):
 
 @functools.cache
 def _setup_code():
-    folder = os.path.dirname(os.path.abspath(__file__))
-    codes = []
-    for name in ("shell.py", "editor.py"):
-        with open(os.path.join(folder, name), encoding="utf-8") as file:
-            codes.append(compile(file.read(), "<string>", "exec"))
-    return codes
+    from guest import first_cell
+
+    return [
+        compile(first_cell.part(name), "<string>", "exec") for name in ("shell.py", "editor.py")
+    ]
 
 
 def _set_up_network(walled, proxy, no_proxy, environment):
@@ -111,13 +110,15 @@ def rehearse():
     """
     before = _threads_and_descriptors()
 
-    from guest import kernel, warm
+    from guest import cells, first_cell, kernel, warm
 
     gc.unfreeze()
     kernel.KernelApp.instance().forget()
     warm.rehearse()
     _setup_code()
-    kernel.KernelApp.instance().prepare()
+    app = kernel.KernelApp.instance()
+    app.prepare()
+    cells.remember(app.shell, first_cell.source())
     gc.collect()
     _see_nothing_left(before)
     gc.freeze()

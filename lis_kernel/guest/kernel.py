@@ -133,7 +133,7 @@ class KernelApp(IPKernelApp):
             config=self.config,
             ipython_dir="/",
             profile_dir=self.profile_dir,
-            compiler_class=Kernel.compiler_class.default_value,
+            compiler_class=cells.Compiler,
         )
         self.kernel = Kernel.instance(parent=self, log=self.log, profile_dir=self.profile_dir)
         self.shell.parent = self.shell.kernel = self.kernel

@@ -7,6 +7,7 @@ other.
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -21,17 +22,13 @@ from lis_kernel.tools import observation
 
 __all__ = ["Kind", "setup_source"]
 
-TITLE = "# Set-up: helpers for the cells below, which then run in any Jupyter kernel.\n"
-PARTS = ("workspace.py", "shell.py", "editor.py", "submit.py")
-"""Guest files whose text is the setup cell: after it, every cell runs in a stock kernel too."""
-
 
 @cache
 def setup_source() -> str:
     """The setup cell: the guest's helpers, whole, so that the notebook needs nothing of ours."""
-    guest = Path(__file__).parent.parent / "guest"
-    parts = [(guest / name).read_text("utf-8").rstrip() for name in PARTS]
-    return TITLE + "\n\n".join(parts) + "\n"
+    guest = runpy.run_path(str(Path(__file__).parent.parent / "guest" / "first_cell.py"))
+    text: str = guest["source"]()
+    return text
 
 
 def _caps() -> Mapping[str, int]:

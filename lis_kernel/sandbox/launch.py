@@ -14,6 +14,7 @@ import os
 import select
 import signal
 import stat
+import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -74,7 +75,7 @@ class GuestProcess:
     """A running guest kernel; fits `protocols.KernelProcess`."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, info: dict[str, Any], owner: int, log: Path
+        self, process: subprocess.Popen[bytes], info: dict[str, Any], owner: int, log: Path
     ) -> None:
         self.connection_info = info
         self._process = process
@@ -95,10 +96,11 @@ class GuestProcess:
 
     @property
     def alive(self) -> bool:
-        return self._process.returncode is None
+        return self._process.poll() is None
 
     async def wait(self) -> int:
-        status = await self._process.wait()
+        await self._ended()
+        status = self._process.wait()
         deadline = time.monotonic() + INNER_SECONDS
         while self._inner and time.monotonic() < deadline:
             poll = select.poll()
@@ -108,6 +110,20 @@ class GuestProcess:
             else:
                 await asyncio.sleep(0.001)
         return status
+
+    async def _ended(self) -> None:
+        try:
+            fd = os.pidfd_open(self.pid)
+        except ProcessLookupError:  # it was reaped
+            return
+        loop = asyncio.get_running_loop()
+        over = asyncio.Event()
+        loop.add_reader(fd, over.set)
+        try:
+            await over.wait()
+        finally:
+            loop.remove_reader(fd)
+            os.close(fd)
 
     def kill(self) -> None:
         """Close the owner pipe, then SIGKILL the whole process group."""
@@ -198,12 +214,9 @@ async def launch(
             info = prepare(run, run_inside, boot, ready_fd=ready_write, owner_fd=owner_read)
             log = state.create("kernel.log")
             theirs.callback(os.close, log)
-            process = await _spawn(
-                *prefix,
-                python,
-                f"{guest}/{program}",
-                f"{run_inside}/boot.json",
-                stdin=asyncio.subprocess.DEVNULL,
+            process = _spawn(
+                [*prefix, python, f"{guest}/{program}", f"{run_inside}/boot.json"],
+                stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 env=dict(env),
@@ -221,21 +234,9 @@ async def launch(
     return guest_process
 
 
-async def _spawn(*argv: str, **options: Any) -> asyncio.subprocess.Process:
-    """Start a process group; a cancel waits until it has begun, and kills all of it.
-
-    asyncio itself would kill the outermost process alone, and a jail's inner ones would hang.
-    """
-    starting = asyncio.create_task(asyncio.create_subprocess_exec(*argv, **options))
-    try:
-        return await asyncio.shield(starting)
-    except asyncio.CancelledError:
-        while not starting.done():  # takes a moment: another cancel must not make it a leak
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait({starting})
-        if not starting.cancelled() and starting.exception() is None:
-            _kill_group(starting.result().pid)
-        raise
+def _spawn(argv: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+    """Start a program; not asyncio's way, which a cancel can leave waiting for ever."""
+    return subprocess.Popen(argv, **options)
 
 
 def prepare(

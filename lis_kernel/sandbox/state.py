@@ -133,15 +133,9 @@ class StateDir:
                 for name in os.listdir(opened[-1]):
                     await asyncio.to_thread(remove_tree, other.files / directory / name)
             words = [str(DUPLICATE), str(other._uid if uid is None else uid), *map(str, opened)]
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-S", *words),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                pass_fds=opened,
-            )
+            process = _duplicate(words, opened)
             try:
-                _, said = await process.communicate()
+                _, said = await asyncio.to_thread(process.communicate)
             except BaseException:
                 process.kill()
                 raise
@@ -349,3 +343,14 @@ def _kind(mode: int) -> str:
         if test(mode):
             return word
     return "not a file"
+
+
+def _duplicate(words: list[str], opened: list[int]) -> subprocess.Popen[bytes]:
+    """Not asyncio's way to start a program, which a cancel can leave waiting for ever."""
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", *words],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        pass_fds=opened,
+    )

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib.util
+import inspect
+import re
 import textwrap
 import warnings
 from pathlib import Path
@@ -12,7 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from IPython.core import interactiveshell
+from IPython.core.compilerop import CachingCompiler
 from IPython.core.inputtransformer2 import TokenTransformBase, TransformerManager
+from traitlets.config import Config
 
 from lis_kernel.kernel.setup import setup_source
 from lis_kernel.sandbox.launch import GUEST
@@ -116,3 +121,66 @@ def test_whether_a_cell_awaits_is_asked_once(shell) -> None:
     ]
     assert asked == [False, False, True, True, False]
     assert shell.asked == ["a", "await b", "a"]
+
+
+# -- the setup cell --------------------------------------------------------------------------------
+
+CELL = "def f(x):\n    return x + 1\n\ny = f(1)\nz = -y\nassert z"
+
+
+@pytest.fixture
+def whole(tmp_path: Path):
+    """A shell of IPython's that remembers CELL."""
+    config = Config({"HistoryManager": {"enabled": False}})
+    shell = interactiveshell.InteractiveShell(
+        config=config, ipython_dir=str(tmp_path), compiler_class=cells.Compiler
+    )
+    cells.quicken(shell)
+    cells.remember(shell, CELL)
+    return shell
+
+
+def test_a_remembered_cell_is_not_parsed_and_does_the_same(whole, monkeypatch) -> None:
+    def parse(*_: object) -> None:
+        raise AssertionError("it is parsed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CachingCompiler, "ast_parse", parse)
+        assert whole.run_cell(CELL, store_history=True).success
+    assert (whole.user_ns["y"], whole.user_ns["z"]) == (2, -2)
+    assert inspect.getsource(whole.user_ns["f"]) == "def f(x):\n    return x + 1\n"
+    assert whole.user_ns["f"].__code__.co_filename.startswith("<ipython-input-1-")
+    failed = whole.run_cell("f('a')", store_history=True)
+    text = "".join(whole.InteractiveTB.text(*_about(failed.error_in_exec)))
+    assert ":2, in f(x)" in _plain(text)
+    assert whole.run_cell(CELL, store_history=True).success  # as another one, it is parsed
+
+
+def test_who_changes_trees_sees_a_remembered_cell_s(whole) -> None:
+    class Seven(ast.NodeTransformer):
+        def visit_Constant(self, node):
+            return ast.copy_location(ast.Constant(7), node)
+
+    whole.ast_transformers.append(Seven())
+    assert whole.run_cell(CELL, store_history=True).success
+    assert whole.user_ns["y"] == 14
+
+
+def test_a_remembered_cell_shows_every_expression_where_all_are_shown(whole) -> None:
+    whole.ast_node_interactivity = "all"
+    assert whole.run_cell(CELL, store_history=True).success
+    assert whole.user_ns["z"] == -2
+
+
+def test_what_the_future_changes_is_compiled_anew(whole) -> None:
+    whole.run_cell("from __future__ import annotations")
+    assert whole.run_cell("def g(x: nothing): ...").success
+    assert whole.run_cell(CELL, store_history=True).success
+
+
+def _about(error):
+    return type(error), error, error.__traceback__
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)

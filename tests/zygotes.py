@@ -11,10 +11,11 @@ from pathlib import Path
 
 from lis_kernel.sandbox.berth import zygotes
 
-__all__ = ["end_wardens", "family", "jails", "until", "wardens"]
+__all__ = ["end_wardens", "family", "jails", "reserves", "until", "wardens"]
 
 WARDEN = "lis_kernel.sandbox.warden"
-STANDING = (WARDEN, "keeper.sh", "bwrap", "zygote.py", "nsenter")
+RESERVE = "lis: fork in reserve"
+STANDING = (WARDEN, "keeper.sh", "bwrap", "zygote.py", "nsenter", RESERVE)
 """In the command lines of a warden and of what it keeps while there is no sandbox."""
 
 
@@ -55,6 +56,12 @@ def _processes() -> dict[int, tuple[int, str]]:
                 if state not in "ZX":
                     found[int(entry.name)] = (int(parent), said.decode("utf-8", "replace"))
     return found
+
+
+def reserves() -> list[int]:
+    """Of this test's zygotes: the forks that are for whoever comes next."""
+    known = _processes()
+    return [pid for pid in family()[0] if RESERVE in known.get(pid, (0, ""))[1]]
 
 
 def jails(place: Path) -> list[Path]:

@@ -1,10 +1,10 @@
 """The inner wall: namespaces and mounts of one sandbox, inside the zygote's jail.
 
-`zygote.py` calls `unshare` in a fork of its own, then `build` in the process that became PID 1 of
-the new namespaces, and `lock` before anything of the model's. The jail around it (`bwrap`'s work)
-already has a read-only root without the host's files, without a network and without capabilities
-outside of it: here each sandbox is only set apart from its siblings and given a disk of its own.
-Nothing is looked up in a place where a sandbox could write.
+`zygote.py` forks by `fork_apart`; the child is PID 1 of new namespaces and calls `settle` before
+it knows for whom, then `build`, and `lock` before anything of the model's. The jail around it
+(`bwrap`'s work) already has a read-only root without the host's files, without a network and
+without capabilities outside of it: here each sandbox is only set apart from its siblings and given
+a disk of its own. Nothing is looked up in a place where a sandbox could write.
 """
 
 import ctypes
@@ -12,6 +12,7 @@ import errno
 import fcntl
 import os
 import platform
+import signal
 import socket
 import struct
 
@@ -32,7 +33,8 @@ PR_CAPBSET_READ, PR_CAPBSET_DROP = 23, 24
 PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 CAPABILITY_VERSION_3 = 0x20080522
 CAP_DAC_OVERRIDE, CAP_SYS_CHROOT = 1, 18
-SETNS, OPEN_TREE, MOVE_MOUNT = 308 if X86 else 268, 428, 429
+CLONE, SETNS = (56, 308) if X86 else (220, 268)
+OPEN_TREE, MOVE_MOUNT = 428, 429
 OPEN_TREE_CLONE, MOVE_MOUNT_F_EMPTY_PATH = 1, 4
 AT_RECURSIVE, AT_FDCWD = 0x8000, -100
 USER = 1000
@@ -51,6 +53,8 @@ BOUNDS = {
 }
 
 LIBC = ctypes.CDLL(None, use_errno=True)
+PYTHON = ctypes.PyDLL(None, use_errno=True)
+"""As LIBC, with the interpreter's lock held: for a call that comes back twice."""
 
 
 def call(what, result):
@@ -67,15 +71,29 @@ def mount(source, target, kind=None, flags=0, options=None):
     call(f"mount {target}", LIBC.mount(*texts, ctypes.c_ulong(flags), data))
 
 
-def unshare():
-    """Leave the siblings' namespaces; whatever is forked from now on is in the new ones.
+def fork_apart():
+    """As `os.fork`; the child is PID 1 of new namespaces, and none of its siblings' is left to it.
 
-    Raises OSError: the system, or the jail, does not let namespaces nest.
+    One fork instead of two, `unshare` between them. There must be one thread alone. The C library
+    is not told, and to it the child's thread has its parent's number: nothing here asks for it.
+
+    Raises OSError: the system, or the jail, does not let namespaces nest, or there are too many.
     """
     flags = CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWPID | CLONE_NEWNET
-    if os.path.exists("/proc/self/ns/cgroup"):
-        flags |= CLONE_NEWCGROUP
-    call("unshare", LIBC.unshare(flags))
+    PYTHON.PyOS_BeforeFork()
+    pid = PYTHON.syscall(ctypes.c_long(CLONE), ctypes.c_ulong(flags | signal.SIGCHLD), 0, 0, 0, 0)
+    if pid == 0:
+        PYTHON.PyOS_AfterFork_Child()
+    else:
+        PYTHON.PyOS_AfterFork_Parent()
+    return call("clone", pid)
+
+
+def settle():
+    """What every sandbox's PID 1 does first, whatever the sandbox shall be.
+
+    Raises OSError: a mount was refused; the caller must not go on.
+    """
     for name, text in (
         ("setgroups", "deny"),
         ("uid_map", f"{USER} {USER} 1"),
@@ -85,16 +103,6 @@ def unshare():
         os.write(fd, text.encode())
         os.close(fd)
 
-
-def build(disk_bytes, inodes, places, files, branches=False):
-    """Make the sandbox's disk and mounts; an open descriptor of the disk.
-
-    `places` maps a folder of the disk to where it stands; `files` maps the absolute path of an
-    existing file to a descriptor of what shall stand there instead, which is closed. Run as PID 1
-    of the new namespaces.
-
-    Raises OSError: a mount was refused; the caller must not go on.
-    """
     mount(None, "/", None, MS_REC | MS_PRIVATE)
     safe = MS_NOSUID | MS_NODEV
     # the jail's own proc and terminals are covered, and no power is left to uncover them
@@ -102,6 +110,22 @@ def build(disk_bytes, inodes, places, files, branches=False):
     if os.path.exists("/proc/keys"):  # the names of its owner's keys, which no namespace hides
         mount("/dev/null", "/proc/keys", None, MS_BIND)
     mount("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666")
+    loopback()
+    for name, most in BOUNDS.items():
+        write(f"/proc/sys/user/{name}", most)
+
+
+def build(disk_bytes, inodes, places, files, branches=False):
+    """Make the sandbox's disk and mounts, once it is settled; an open descriptor of the disk.
+
+    `places` maps a folder of the disk to where it stands; `files` maps the absolute path of an
+    existing file to a descriptor of what shall stand there instead, which is closed.
+
+    Raises OSError: a mount was refused; the caller must not go on.
+    """
+    safe = MS_NOSUID | MS_NODEV
+    if os.path.exists("/proc/self/ns/cgroup"):  # now that it is in its control group
+        call("unshare", LIBC.unshare(CLONE_NEWCGROUP))
     if files:
         mount("lis", DISK, "tmpfs", safe, "size=16m,mode=0755")
         for number, (path, given) in enumerate(files.items()):
@@ -117,9 +141,6 @@ def build(disk_bytes, inodes, places, files, branches=False):
         for number in range(MOST_BRANCHES):
             os.mkdir(f"{BRANCHES}/{number}", 0o755)
         mount(None, BRANCHES, None, MS_BIND | MS_REMOUNT | MS_RDONLY | safe)
-    loopback()
-    for name, most in BOUNDS.items():
-        write(f"/proc/sys/user/{name}", most)
     return disk
 
 

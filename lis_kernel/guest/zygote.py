@@ -1,12 +1,13 @@
 """Forks sandboxes: `python zygote.py DESCRIPTOR [PACKAGE...]`, inside a bubblewrap jail.
 
 It imports what every kernel needs, and then forks for each request that the warden on the host
-passes on (`sandbox/warden.py`). A request is a socket to the sandbox's owner. The fork goes into
-the control group that the owner opened, leaves for namespaces of its own (`nest.py`), and becomes
-their PID 1 (`pid1.py`), whose forks are the kernels (`boot.py`); or it makes the view of a live
-branch in namespaces that the owner holds. A zygote has no thread, no secret and no socket but the
-warden's, which no fork keeps. Once it is not busy, a second generation of it rehearses what kernels
-do first, while the first one serves; then it takes over.
+passes on (`sandbox/warden.py`). A request is a socket to the sandbox's owner. The fork is PID 1 of
+namespaces of its own (`nest.py`), goes into the control group that the owner opened, and serves the
+owner to the sandbox's end (`pid1.py`); its forks are the kernels (`boot.py`). One fork is always
+there before it is asked for. Another kind makes the view of a live branch in namespaces that the
+owner holds. A zygote has no thread, no secret and no socket but the warden's, which no fork keeps.
+Once it is not busy, a second generation of it rehearses what kernels do first, while the first one
+serves; then it takes over.
 """
 
 import atexit
@@ -24,6 +25,8 @@ import traceback
 REQUEST_BYTES = 1 << 17
 MAX_FILES = 8
 QUIET_SECONDS = 0.3
+VIEW = b'{"view"'
+"""A request that begins so is not for a sandbox."""
 
 
 class Refused(Exception):
@@ -57,20 +60,24 @@ def serve(warden, packages, held):
         warden.send(str(error).encode())
         os._exit(1)
     warden.send(b"ready")
-    fork_until(lambda: not readable([warden], QUIET_SECONDS), warden, [held])
+    first = Nursery(warden, held)
+    first.fork_until(lambda: not readable([warden], QUIET_SECONDS))
     heard, said = os.pipe()
     if not os.fork():
+        first.let_spare_go()
         os.close(heard)
         rehearsed(boot)
         os.write(said, b"1")
         os.close(said)
-        fork_until(lambda: not readable([warden]), warden, [held])
+        Nursery(warden, held).fork_until(lambda: not readable([warden]))
     os.close(said)
-    fork_until(lambda: heard in readable([warden, heard]), warden, [held, heard])
+    first.held.append(heard)
+    first.fork_until(lambda: heard in readable([warden, heard]))
     if os.read(heard, 1):
         os._exit(0)
+    first.held.remove(heard)
     os.close(heard)  # the second generation failed, as the log says
-    fork_until(lambda: not readable([warden]), warden, [held])
+    first.fork_until(lambda: not readable([warden]))
 
 
 def rehearsed(boot):
@@ -85,37 +92,112 @@ def readable(descriptors, seconds=None):
     return select.select(descriptors, [], [], seconds)[0]
 
 
-def fork_until(over, warden, held):
-    """Fork a sandbox for each request, until `over` says so. Exits if the warden is gone.
+class Nursery:
+    """Forks for the owners that the warden tells of. `held` is a descriptor that no fork keeps."""
 
-    `held` are descriptors that no fork keeps.
-    """
-    while not over():
-        try:
-            message, descriptors, _, _ = socket.recv_fds(warden, 16, 1, socket.MSG_DONTWAIT)
-        except BlockingIOError:  # the other generation was quicker
-            continue
-        if not message:
-            os._exit(0)
-        for owner in descriptors:
+    def __init__(self, warden, held):
+        self.warden, self.held = warden, [held]
+        self.spare = None
+
+    def fork_until(self, over):
+        """Fork for each request, until `over` says so. Exits if the warden is gone."""
+        self.lay_up()
+        while not over():
             try:
-                if not os.fork():
-                    warden.close()
-                    for fd in held:
-                        os.close(fd)
-                    become_sandbox(socket.socket(fileno=owner))
+                message, owners, _, _ = socket.recv_fds(self.warden, 16, 1, socket.MSG_DONTWAIT)
+            except BlockingIOError:  # the other generation was quicker
+                continue
+            if not message:
+                os._exit(0)
+            for fd in owners:
+                with socket.socket(fileno=fd) as owner:
+                    try:
+                        self.fork(owner)
+                    except OSError as error:
+                        refuse(owner, error)
+            self.lay_up()
+
+    def fork(self, owner):
+        from guest import nest
+
+        if owner.recv(len(VIEW), socket.MSG_PEEK | socket.MSG_DONTWAIT) == VIEW:
+            if not os.fork():
+                self.close()
+                change_view(owner)
+        elif not self.hand_to_spare(owner) and not nest.fork_apart():
+            self.close()
+            become_sandbox(lambda: owner)
+
+    def lay_up(self):
+        """Have a fork in reserve; without one, a request takes the time that it takes to fork."""
+        from guest import nest
+
+        if self.spare is not None:
+            return
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            try:
+                if not nest.fork_apart():
+                    ours.close()
+                    self.close()
+                    become_sandbox(lambda: hear_of_owner(theirs))
+                self.spare = ours
             except OSError:
-                pass  # the owner sees the socket's end
-            finally:
-                os.close(owner)
+                ours.close()
+
+    def hand_to_spare(self, owner):
+        """Let the fork in reserve be the owner's; False if there is none."""
+        spare, self.spare = self.spare, None
+        if spare is None:
+            return False
+        with spare:
+            try:
+                socket.send_fds(spare, [b"owner"], [owner.fileno()])
+            except OSError:  # it has ended
+                return False
+        return True
+
+    def close(self):
+        """What a fork does first."""
+        self.warden.close()
+        for fd in self.held:
+            os.close(fd)
+        self.let_spare_go()
+
+    def let_spare_go(self):
+        """It is the other generation's, or ends with its last owner."""
+        if self.spare is not None:
+            self.spare.close()
+            self.spare = None
+
+
+def hear_of_owner(reserve):
+    with reserve:
+        _, owners, _, _ = socket.recv_fds(reserve, 16, 1)
+    if not owners:  # the zygote has ended
+        os._exit(0)
+    return socket.socket(fileno=owners[0])
+
+
+def refuse(owner, error):
+    kind = "refused" if isinstance(error, Refused) else "error"
+    try:
+        owner.send(json.dumps({kind: f"{type(error).__name__}: {error}"}).encode())
+    except OSError:
+        pass  # it is gone
 
 
 def prove():
     """Make a sandbox and let it go. Raises OSError, RuntimeError: namespaces do not nest here."""
+    from guest import nest
+
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    if not os.fork():
-        ours.close()
-        become_sandbox(theirs)
+    try:
+        if not nest.fork_apart():
+            ours.close()
+            become_sandbox(lambda: theirs)
+    except OSError as error:
+        raise RuntimeError(f"namespaces do not nest here: {error}") from error
     theirs.close()
     wanted = {"groups": 0, "disk_bytes": 1 << 20, "inodes": 64, "places": {"testbed": "/testbed"}}
     wanted |= {"files": [], "links": {}, "landlock": None, "seccomp": {}, "seconds": None}
@@ -126,22 +208,19 @@ def prove():
         raise RuntimeError(f"namespaces do not nest here: {said.get('error', 'it ended')}")
 
 
-def become_sandbox(owner):
-    """In a fork: namespaces, mounts, locks; then PID 1 until its end. Never returns."""
+def become_sandbox(wait_for_owner):
+    """In a fork apart: mounts, locks; then PID 1 until its end. Never returns.
+
+    `wait_for_owner` gives the socket to the owner.
+    """
     from guest import nest, pid1
 
+    owner = None
     try:
-        message, given, _, _ = socket.recv_fds(owner, REQUEST_BYTES, MAX_FILES)
-        if not message:
-            os._exit(0)
-        wanted = json.loads(message)
-        doors, given = given[: wanted["groups"]], given[wanted["groups"] :]
-        if "view" in wanted:
-            change_view(owner, doors, given, **wanted["view"])
-        enter(doors)
-        nest.unshare()
-        if os.fork():
-            os._exit(0)
+        nest.settle()
+        retitle("fork in reserve")
+        owner = wait_for_owner()
+        wanted, given = hear(owner)
         source = given.pop() if wanted.get("copied") else None
         branches = wanted.get("branches", False)
         files = dict(zip(wanted["files"], given, strict=True))
@@ -161,15 +240,32 @@ def become_sandbox(owner):
         for fd in told:
             os.close(fd)
     except BaseException as error:
-        kind = "refused" if isinstance(error, Refused) else "error"
-        try:
-            owner.send(json.dumps({kind: f"{type(error).__name__}: {error}"}).encode())
-        finally:  # the owner may be gone; a fork never goes on as a zygote
-            os._exit(1)
+        end(owner, error)
     retitle("init of a sandbox")
     seconds = wanted["seconds"]
     ends = None if seconds is None else time.monotonic() + seconds
     pid1.serve(owner, run_kernel, ends)
+
+
+def hear(owner):
+    """What the owner wants, once we are in the control groups that it opened; descriptors."""
+    message, given, _, _ = socket.recv_fds(owner, REQUEST_BYTES, MAX_FILES)
+    if not message:
+        os._exit(0)
+    wanted = json.loads(message)
+    enter(given[: wanted["groups"]])
+    return wanted, given[wanted["groups"] :]
+
+
+def end(owner, error):
+    """The end of a fork that cannot go on; it never goes on as a zygote."""
+    try:
+        if owner is None:
+            traceback.print_exception(error)
+        else:
+            refuse(owner, error)
+    finally:
+        os._exit(1)
 
 
 def copy(source, target, names):
@@ -188,22 +284,29 @@ def copy(source, target, names):
             duplicate.folder(old, new)
 
 
-def change_view(owner, doors, given, number, make=None, copied=()):
-    """In a fork: make a branch's view in the namespaces `given`, or end it. Never returns."""
+def change_view(owner):
+    """In a fork: make a branch's view in a sandbox's namespaces, or end it. Never returns."""
+    try:
+        wanted, given = hear(owner)
+        made = view(*given, **wanted["view"])
+        socket.send_fds(owner, [b'{"did": "view"}'], made)
+    except BaseException as error:
+        end(owner, error)
+    os._exit(0)
+
+
+def view(user, mounts, source=None, *, number, make=None, copied=()):
+    """The disk of the view, open; none if it is removed."""
     from guest import nest
 
-    user, mounts, *source = given
     nest.enter(user, mounts)
     if make is None:
         nest.remove_view(number)
-        owner.send(b'{"did": "view"}')
-    else:
-        enter(doors)
-        disk = nest.make_view(mounts, number, **make)
-        nest.drop({nest.CAP_DAC_OVERRIDE})
-        copy(source[0], disk, copied)
-        socket.send_fds(owner, [b'{"did": "build"}'], [disk])
-    os._exit(0)
+        return []
+    disk = nest.make_view(mounts, number, **make)
+    nest.drop({nest.CAP_DAC_OVERRIDE})
+    copy(source, disk, copied)
+    return [disk]
 
 
 def furnish(links):

@@ -249,6 +249,7 @@ class Berth(Init):
                 if make is not None:
                     wanted |= {"make": make, "copied": BRANCHED}
                     sent.append(source)
+                # first: by that the zygote tells it from a sandbox's request
                 data = json.dumps({"view": wanted, "groups": len(doors)}).encode()
                 socket.send_fds(ours, [data], sent)
                 socket.send_fds(self._warden, [self._name], [theirs.fileno()])

@@ -72,7 +72,8 @@ class Init:
             if not exit_.done():
                 self.close()
 
-        exit_.get_loop().call_later(KILL_SECONDS, still_there)
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            exit_.get_loop().call_later(KILL_SECONDS, still_there)
 
     def clear_out(self) -> None:
         """End what a kernel that has ended left behind; it is gone before the next one is there."""

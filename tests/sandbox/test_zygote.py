@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from boxes import shown
-from zygotes import end_wardens, jails, until, wardens
+from zygotes import end_wardens, jails, reserves, until, wardens
 
 import lis_kernel
 from lis_kernel.config import Limits, SandboxConfig
@@ -174,7 +174,10 @@ async def test_where_namespaces_do_not_nest_it_starts_cold_and_says_so_once(
     """As on a system that refuses them: the zygote's own trial finds it out."""
     package = runtime / "package"
     broken(
-        package, "nest.py", "def unshare():", "def unshare():\n    raise OSError(1, 'no nesting')"
+        package,
+        "nest.py",
+        "def fork_apart():",
+        "def fork_apart():\n    raise OSError(1, 'no nesting')",
     )
     monkeypatch.setattr(berth.lis_kernel, "__file__", str(package / "lis_kernel" / "__init__.py"))
     monkeypatch.setattr(zygote, "_told", set())
@@ -288,6 +291,25 @@ async def test_one_takes_no_more_watches_than_its_share() -> None:
         assert 8 <= int(shown(await greedy.execute(take))) <= 32
         code = "import ctypes; print(ctypes.CDLL(None).inotify_init() > 0)"
         assert shown(await other.execute(code)) == "True"
+
+
+async def test_a_fork_is_in_reserve_and_is_not_missed_when_it_has_ended(runtime) -> None:
+    async with fork() as session:
+        for _ in range(10):  # the zygote may change generations just then
+            assert await asyncio.to_thread(until, reserves)
+            there = set(reserves())
+            async with fork() as other:
+                if there & set(other.sandbox._cgroup.pids()):
+                    break
+        else:
+            pytest.fail("no sandbox is the fork that was in reserve")
+        assert await asyncio.to_thread(until, reserves)
+        for pid in reserves():
+            os.kill(pid, signal.SIGKILL)
+        async with fork() as another:
+            assert shown(await another.execute("print(1)")) == "1"
+        assert shown(await session.execute("print(2)")) == "2"
+    assert await asyncio.to_thread(until, lambda: len(reserves()) == 1)
 
 
 async def test_processes_are_listed_by_what_they_are() -> None:

@@ -264,8 +264,8 @@ class Pool:
 
     def _started(self, task: asyncio.Task[None]) -> None:
         member = self._starting.pop(task)
-        if task.cancelled():
-            return self._fill()
+        if task.cancelled():  # not by us: the event loop ends, and no other shall begin
+            return None
         if (error := task.exception()) is None:
             if self._closing is None:
                 self._offer(member)

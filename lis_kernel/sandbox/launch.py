@@ -45,6 +45,7 @@ GUEST = Path(__file__).parent.parent / "guest"
 GUEST_INSIDE = "/opt/lis-guest/guest"
 """Where sandboxes with a file system of their own see `GUEST`."""
 START_SECONDS = 60.0
+REAP_SECONDS = 3.0
 INNER_SECONDS = 5.0
 """Most that the end of a jail's processes may take after its outermost one's."""
 PASSED_ON = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
@@ -132,6 +133,11 @@ class GuestProcess:
             self._owner = -1
         if self.alive:
             _kill_group(self._process.pid)
+
+    def reap(self) -> None:
+        """Wait for what was killed: until then its control group is busy. Blocks for a moment."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(REAP_SECONDS)
 
     def log(self) -> str:
         """The last lines that the process itself wrote, for error messages."""

@@ -259,9 +259,11 @@ class WalledSandbox(ProcessSandbox):
                 timer.cancel()
             if watch is not None:
                 watch.get_loop().call_soon_threadsafe(watch.cancel)
-        if self._process is not None:
-            self._process.kill()
-            self._process = None
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+        if isinstance(process, GuestProcess):
+            process.reap()
         if self._cgroup is not None:
             self._cgroup.remove()
             self._cgroup = None

@@ -21,6 +21,7 @@ from lis_kernel.errors import ConfigError, SandboxError, SandboxLost
 from lis_kernel.kernel.memory import available
 from lis_kernel.kernel.pool import Pool, Warm
 from lis_kernel.protocols import KernelProcess
+from lis_kernel.sandbox import cgroup
 from lis_kernel.sandbox.bubblewrap import BubblewrapSandbox
 
 pytestmark = pytest.mark.bwrap
@@ -244,16 +245,22 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize("how", ["leave", "stay"])
+def groups() -> set[Path]:
+    return {path for at in cgroup.layout().folders.values() for path in at.glob("lis-*")}
+
+
+@pytest.mark.parametrize("how", ["leave", "leave", "leave", "stay"])
 def test_a_pool_that_nobody_closes_ends_with_its_process(runtime: Path, how: str) -> None:
+    before = groups()
     with subprocess.Popen([sys.executable, "-c", FORGETFUL, how], stdout=subprocess.PIPE) as owner:
         assert owner.stdout is not None and owner.stdout.readline() == b"ready\n"
         if how == "stay":
             owner.kill()
     assert not left_within(5, runtime)
     deadline = time.monotonic() + 5
-    while list(runtime.iterdir()) and time.monotonic() < deadline:
+    while (list(runtime.iterdir()) or groups() - before) and time.monotonic() < deadline:
         time.sleep(0.05)
+    assert not list(runtime.iterdir()) and not groups() - before
 
 
 # -- time and memory -------------------------------------------------------------------------

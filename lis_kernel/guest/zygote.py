@@ -168,7 +168,7 @@ class Nursery:
         self.let_spare_go()
 
     def let_spare_go(self):
-        """It is the other generation's, or ends with its last owner."""
+        """Close our end: a fork in reserve ends with the last one that could hand it over."""
         if self.spare is not None:
             self.spare.close()
             self.spare = None
@@ -191,7 +191,7 @@ def refuse(owner, error):
 
 
 def prove():
-    """Make a sandbox and let it go. Raises OSError, RuntimeError: namespaces do not nest here."""
+    """Make a sandbox and let it go. Raises RuntimeError: namespaces do not nest here."""
     from guest import nest
 
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

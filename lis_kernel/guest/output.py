@@ -171,11 +171,12 @@ class CappedStream(OutStream):
 
     def _flush(self):
         """Called in the thread that sends, when it is time or somebody waits for it."""
-        if not self._forked:
-            self._drain()
-            with self._cap_lock:
-                self._take()
-        super()._flush()
+        if self._forked:
+            return super()._flush()
+        self._drain()
+        with self._cap_lock:  # until it is queued: who meanwhile found nothing would say idle first
+            self._take()
+            super()._flush()
 
     def flush(self):
         """Have all sent; at once if there is nothing, which is most often so."""

@@ -105,3 +105,24 @@ async def test_exit_and_input_do_not_hang_or_end_the_kernel(session) -> None:
     result = await session.execute("input('?')")
     assert result.status == "error"
     assert (await session.execute("1+1")).status == "ok"
+
+
+async def test_a_cell_that_ends_while_its_output_is_being_sent_loses_none(session) -> None:
+    """The thread that sends has taken what was printed, and not yet queued it, as the cell ends."""
+    slow = """
+import sys, time
+stream = type(sys.stdout)
+rotate = stream._rotate_buffers
+def slowly(self):
+    taken = rotate(self)
+    time.sleep(0.8)
+    return taken
+stream._rotate_buffers = slowly
+thread = sys.stdout.pub_thread
+send = thread._really_send
+thread._really_send = lambda *message, **how: (time.sleep(0.1), send(*message, **how))
+"""
+    await session.execute(slow)
+    interval = "sys.stdout.flush_interval"
+    result = await session.execute(f"print('kept'); time.sleep({interval} + 0.5)")
+    assert text(result) == "kept\n"

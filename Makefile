@@ -65,11 +65,12 @@ setup-dev: .venv/.lis-dev
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
-# CI tests every backend; on a user's machine those that are not there are skipped
+# CI tests every backend and a browser; on a user's machine those that are not there are skipped
 .venv/.lis-engines: .venv/.lis-dev
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-	  docker.io debootstrap podman crun fuse-overlayfs iptables) >/dev/null 2>&1 || echo "note: not all of docker.io, debootstrap and podman could be installed"; fi
+	  docker.io debootstrap podman crun fuse-overlayfs iptables chromium fonts-dejavu-core) >/dev/null 2>&1 \
+	  || echo "note: not all of docker.io, debootstrap, podman and chromium could be installed"; fi
 	@touch $@
 
 clean:

@@ -1,7 +1,7 @@
 """What a test needs of the machine, said by its markers.
 
-Tests marked `bwrap`, `localmodel`, `docker`, `crun` or `podman` look for their need first. Where it
-is missing they are skipped with the reason on a user's machine, and fail under `CI=true`.
+Tests marked `bwrap`, `localmodel`, `docker`, `crun`, `podman` or `lab` look for their need first.
+Where it is missing they are skipped with the reason on a user's machine, and fail under `CI=true`.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ NEEDS: dict[str, Callable[[], str]] = {
     "docker": engines.no_docker,
     "crun": engines.no_crun,
     "podman": engines.no_podman,
+    "lab": engines.no_lab,
 }
 
 

@@ -1,4 +1,4 @@
-"""Container engines for the tests: a daemon, a base image and the sandbox's image, made if absent.
+"""What tests need of the machine: container engines, a browser; images are made if absent.
 
 No registry is needed: the base is a Debian from `debootstrap`, kept under the user's cache folder.
 Only root can start a daemon or bootstrap a base; everyone else uses what is there. Podman is given
@@ -15,6 +15,7 @@ import subprocess
 import tempfile
 import time
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 from lis_kernel.errors import LisKernelError
@@ -27,6 +28,8 @@ PACKAGES = "python3,python3-venv,git,ca-certificates"
 EMPTY = "lis-test-empty:1"
 NOT_FOUND = 127
 """What `podman run` returns where the container began and holds no such program."""
+CHROMIUM = "/usr/bin/chromium"
+"""Debian's; Playwright's own would have to be fetched from its makers."""
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lis_kernel"
 
 
@@ -79,6 +82,15 @@ def no_podman() -> str:
         return made.stderr.strip() if made.returncode else ""
     except (LisKernelError, OSError, subprocess.SubprocessError) as error:
         return str(error)
+
+
+@cache
+def no_lab() -> str:
+    """Why JupyterLab cannot be tried in a browser here, or nothing."""
+    for name in ("jupyterlab", "notebook", "playwright"):
+        if find_spec(name) is None:
+            return f"{name} is not installed"
+    return "" if Path(CHROMIUM).exists() else "run this first: apt-get install -y chromium"
 
 
 def _podman_run(image: str) -> subprocess.CompletedProcess[str]:

@@ -82,7 +82,7 @@ def run(
         tools=tools,
         protocol=protocol,
     )
-    agent = Agent(config, out=out, on_event=on_event, pool=pool)
+    agent = Agent(config, out=out, on_event=on_event, pool=pool, listen=True)
     asked = Task(prompt=task, files=tuple(Path(path) for path in files))
     return run_sync(agent.arun(asked), on_interrupt=agent.stop)
 

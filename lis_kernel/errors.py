@@ -5,6 +5,7 @@
     ├─ SandboxError           the box failed, not the command in it
     │  ├─ SandboxUnavailable  this backend cannot work here: says what to install or set
     │  ├─ LimitExceeded       the box hit one of its limits
+    │  ├─ SandboxBusy         somebody else is at work in it
     │  └─ SandboxLost         the box died under us
     ├─ KernelError
     │  ├─ StartTimeout        the kernel did not report ready in time
@@ -41,6 +42,7 @@ __all__ = [
     "RateLimited",
     "ReplayMismatch",
     "RewardError",
+    "SandboxBusy",
     "SandboxError",
     "SandboxLost",
     "SandboxUnavailable",
@@ -80,6 +82,10 @@ class SandboxUnavailable(SandboxError):
 
 class LimitExceeded(SandboxError):
     """The box hit one of its limits."""
+
+
+class SandboxBusy(SandboxError):
+    """Somebody else is at work in the box; nothing was run."""
 
 
 class SandboxLost(SandboxError):

@@ -136,6 +136,13 @@ class Sandbox(Protocol):
         """
         ...
 
+    def listing(self, path: str, most: int) -> list[tuple[str, int]]:
+        """Names and bytes of the first `most` regular files below `path`; follows no symlink.
+
+        Called after a cell, for those who watch. The names are the sandbox's: hostile.
+        """
+        ...
+
     def collect(self, path: str, target: Path, limit: int) -> tuple[list[str], list[str]]:
         """Copy the tree under `path` of the box to the host folder `target`.
 

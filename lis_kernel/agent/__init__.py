@@ -1,5 +1,5 @@
 """One run: the loop and what it needs to decide."""
 
-from lis_kernel.agent.loop import Agent
+from lis_kernel.agent.agent import Agent
 
 __all__ = ["Agent"]

@@ -79,7 +79,7 @@ class Context:
                     f"the conversation needs about {self._tokens()} tokens and the model has room "
                     f"for {self._room}, with every old observation dropped"
                 )
-        return [self._shown(message) for message in self._fitted()], newly
+        return _joined([self._shown(message) for message in self._fitted()]), newly
 
     def shrink(self) -> None:
         """The provider says that the last prompt was too long: count more tokens per character."""
@@ -140,3 +140,15 @@ class Context:
                 total += len(message.reasoning) if message.raw else 0
                 total += sum(len(json.dumps(c.arguments)) for c in message.calls)
         return total
+
+
+def _joined(messages: Sequence[Message]) -> list[Message]:
+    """One message where the user speaks twice in a row: some chat templates refuse two."""
+    joined: list[Message] = []
+    for message in messages:
+        last = joined[-1] if joined else None
+        if isinstance(message, UserMessage) and isinstance(last, UserMessage):
+            joined[-1] = UserMessage(text=f"{last.text}\n\n{message.text}")
+        else:
+            joined.append(message)
+    return joined

@@ -6,13 +6,17 @@ not raise. Text of a model or a sandbox is hostile: a view strips control charac
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import BaseModel
 
 from lis_kernel.config import RunConfig
 from lis_kernel.types import (
+    Attempt,
     CellResult,
     Observation,
     Output,
@@ -29,13 +33,20 @@ __all__ = [
     "CallStarted",
     "Event",
     "Fetching",
+    "HumanFinished",
+    "HumanStarted",
     "Note",
     "OnEvent",
+    "OutputFiles",
+    "Paused",
     "ReplyFinished",
+    "Resumed",
     "RunEnded",
     "RunStarted",
+    "Said",
     "TextStreamed",
     "TurnStarted",
+    "to_json",
 ]
 
 
@@ -44,6 +55,8 @@ class RunStarted:
     path: Path
     task: Task
     config: RunConfig
+    run_id: str
+    """The name of the run's folder."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +111,44 @@ class CallOutput:
 class CallFinished:
     result: CellResult
     observation: Observation
+    network: tuple[Attempt, ...] = ()
+    """What the cell tried to reach."""
+
+
+@dataclass(frozen=True)
+class OutputFiles:
+    """What lies in /testbed/output after a cell, if that changed: names below it and bytes."""
+
+    files: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class Paused:
+    """The model waits; people may run cells in the sandbox."""
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """The model goes on."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the model is told, before its next turn, of what people said and did."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class HumanStarted:
+    """A person's cell; `CallOutput`s of it follow."""
+
+    source: str
+
+
+@dataclass(frozen=True)
+class HumanFinished:
+    result: CellResult
 
 
 @dataclass(frozen=True)
@@ -118,6 +169,26 @@ Event = (
     | CallStarted
     | CallOutput
     | CallFinished
+    | OutputFiles
+    | Paused
+    | Resumed
+    | Said
+    | HumanStarted
+    | HumanFinished
     | RunEnded
 )
 OnEvent = Callable[[Event], None]
+
+
+def to_json(event: Event) -> dict[str, Any]:
+    """The event for another process: its name (`call_started`) under `event`, and its fields."""
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(event).__name__).lower()
+    return {"event": name, **{f.name: _plain(getattr(event, f.name)) for f in fields(event)}}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

@@ -3,6 +3,7 @@
     task → model → tool call → cell (saved) → kernel → outputs → observation (saved) → model …
 
 What happens between two arrows back to the model is one turn: `ask` and `act` in `agent/turn.py`.
+Between turns and calls people may take over (`agent/handover.py`).
 A run always ends with a `StopReason` and a closed notebook, whatever fails: the model's failures
 and the sandbox's are reasons of their own and never look like an answer.
 """
@@ -13,14 +14,18 @@ import asyncio
 import contextlib
 import logging
 import time
-from pathlib import Path
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from lis_kernel.agent import events, record
 from lis_kernel.agent.budget import Meter
+from lis_kernel.agent.handover import Handover
+from lis_kernel.agent.human import Guests
 from lis_kernel.agent.prompts import first_messages
+from lis_kernel.agent.remote import Listener
+from lis_kernel.agent.shared import SharedSandbox
 from lis_kernel.agent.turn import Turns, cut_short, of_model
-from lis_kernel.agent.workspace import RunFolder, Taken, check_files, given_name, take_out
-from lis_kernel.config import RunConfig
+from lis_kernel.agent.workspace import RunFolder, Taken, given_name, take_out
 from lis_kernel.errors import (
     ConfigError,
     ContextOverflow,
@@ -29,108 +34,38 @@ from lis_kernel.errors import (
     SandboxError,
     TrajectoryError,
 )
-from lis_kernel.kernel.outputs import clean_text
-from lis_kernel.kernel.pool import Pool, Warm
+from lis_kernel.kernel.outputs import OnMessage, clean_text
+from lis_kernel.kernel.pool import Warm
 from lis_kernel.kernel.session import KernelSession
-from lis_kernel.kernel.setup import Kind
-from lis_kernel.models import load_provider
 from lis_kernel.protocols import Model, Progress, Sandbox
 from lis_kernel.tools.toolset import toolset
 from lis_kernel.trajectory import Recorder, Trajectory
 from lis_kernel.trajectory.notebook import KEY, code_cell, markdown_cell
-from lis_kernel.types import Message, StopReason, Task, ToolMessage
+from lis_kernel.types import CellResult, Message, StopReason, Task, ToolMessage
 
-__all__ = ["Agent"]
+if TYPE_CHECKING:
+    from lis_kernel.agent.agent import Agent
+
+__all__ = ["Run"]
 
 log = logging.getLogger(__name__)
 
+LISTED = 100
+"""Files of the output folder that watchers are told of."""
 
-class Agent:
-    """A model at work in a sandbox.
 
-    Args:
-        config: everything that decides how the run goes.
-        out: folder under which each run gets a folder of its own.
-        model: a model to use instead of the one that `config` names; the caller closes it.
-        on_event: told what happens, see `agent/events.py`.
-        pool: where each run takes its sandbox from, instead of starting one.
-
-    Raises:
-        ConfigError: the pool's sandboxes are not what `config` asks for.
-    """
+class Run:
+    """One run's state. Made and carried out by `Agent.arun` alone."""
 
     def __init__(
         self,
-        config: RunConfig,
-        *,
-        out: Path | str = "runs",
-        model: Model | None = None,
-        on_event: events.OnEvent = lambda _: None,
-        pool: Pool | None = None,
+        agent: Agent,
+        task: Task,
+        model: Model,
+        sandbox: Sandbox,
+        history: Sequence[Message],
+        continues: str,
     ) -> None:
-        self.config = config
-        self._kind = Kind(config.sandbox, config.limits)
-        if pool is not None:
-            pool.kind.fit(self._kind)
-        self._pool = pool
-        self.out = Path(out)
-        self._given = model
-        self._on_event = on_event
-        self._work: asyncio.Task[StopReason] | None = None
-        self._sandbox: Sandbox | None = None
-        self._stopped = False
-
-    def stop(self) -> None:
-        """End the run soon with `interrupted`; call it from the run's own event loop."""
-        self._stopped = True
-        if self._work is not None:
-            self._work.cancel()
-
-    def abandon(self) -> None:
-        """As `stop`, without waiting for the running cell: its kernel is killed at once."""
-        self.stop()
-        if self._sandbox is not None:
-            self._sandbox.cleanup()
-
-    async def arun(self, task: Task) -> Trajectory:
-        """Run `task` to its end.
-
-        Raises:
-            ConfigError: a setting or a file of the task is wrong; nothing was started.
-            TrajectoryError: the notebook could not be written to its end; the sandbox is gone.
-            CancelledError: the caller gave up; the notebook is closed and the sandbox gone.
-        """
-        check_files(task.files, self.config.limits.disk_bytes)
-        if (model := self._given) is None:
-            # in a thread: a pool's sandbox starts meanwhile
-            make = await asyncio.to_thread(load_provider, self.config.model)
-            model = make(self.config.model)
-        try:
-            self._sandbox = self._kind.sandbox(self._say, self._progress)
-            return await _Run(self, task, model, self._sandbox).carry_out()
-        finally:
-            self._work, self._sandbox, self._stopped = None, None, False
-            if self._given is None:
-                await model.aclose()
-
-    def _say(self, text: str) -> None:
-        self._tell(events.Note(text))
-
-    def _progress(self, done: int, total: int, what: str) -> None:
-        self._tell(events.Fetching(done, total, what, "parts"))
-
-    def _tell(self, event: events.Event) -> None:
-        """A view that fails is no reason to stop a run, or to call the sandbox or model broken."""
-        try:
-            self._on_event(event)
-        except Exception as error:
-            log.warning("on_event failed: %s: %s", type(error).__name__, error)
-
-
-class _Run:
-    """One run's state. Made and used by `Agent.arun` alone."""
-
-    def __init__(self, agent: Agent, task: Task, model: Model, sandbox: Sandbox) -> None:
         self.agent = agent
         self.config = agent.config
         self.task = task
@@ -143,23 +78,33 @@ class _Run:
         self.kind = agent._kind
         self.session = KernelSession(sandbox, self.kind.limits, self.kind.setup)
         self.warm: Warm | None = None
+        self.shared = agent._shared
+        self.history = list(history)
+        self.handover = Handover(self.tell)
         self.folder = RunFolder(agent.out, task.prompt)
-        self.recorder = Recorder(
-            self.folder.notebook, record.metadata(task, self.config, self.protocol)
-        )
+        facts = record.metadata(task, self.config, self.protocol)
+        if continues:
+            facts["continues"] = continues
+        self.recorder = Recorder(self.folder.notebook, facts)
+        self.guests = Guests(self.handover, self.recorder, self.tell)
+        self.listener = Listener(agent, self) if agent.listen else None
+        self.turns: Turns | None = None
+        self.listed: list[tuple[str, int]] = []
 
     # -- the whole run -----------------------------------------------------------------------
 
     async def carry_out(self) -> Trajectory:
         started = time.monotonic()
-        self.tell(events.RunStarted(self.folder.notebook, self.task, self.config))
+        if self.listener is not None:
+            await self.listener.start()
+        name = self.folder.path.name
+        self.tell(events.RunStarted(self.folder.notebook, self.task, self.config, name))
         work = self.agent._work = asyncio.create_task(self._work())
         cancelled: asyncio.CancelledError | None = None
         if self.agent._stopped:
             work.cancel()
         try:
-            done, _ = await asyncio.wait({work}, timeout=self.config.budget.seconds)
-            late = not done
+            late = await self._late(work, started)
         except asyncio.CancelledError as error:
             cancelled, late = error, False
         ending = asyncio.create_task(self._end(work, late, started))
@@ -176,11 +121,24 @@ class _Run:
             raise failure
         return Trajectory(self.folder.notebook, self.recorder.notebook)
 
+    async def _late(self, work: asyncio.Task[StopReason], started: float) -> bool:
+        """Wait for the work's end, or for that of its time, of which pauses take nothing."""
+        seconds, left = self.config.budget.seconds, None
+        while not work.done():
+            if seconds is not None:
+                left = started + seconds + self.handover.waited - time.monotonic()
+                if left <= 0:
+                    return True
+            await asyncio.wait({work}, timeout=left)
+        return False
+
     async def _end(self, work: asyncio.Task[StopReason], late: bool, started: float) -> None:
         """Stop what still runs, take out the files, close the notebook; whatever fails."""
+        await self.guests.end()
         if not work.done():
             work.cancel()
             await asyncio.wait({work})
+        self.handover.end()
         reason, detail = self._outcome(work, late)
         most = self.config.limits.collect_bytes
         taken = await asyncio.to_thread(take_out, self.sandbox, self.folder.files, most)
@@ -190,14 +148,25 @@ class _Run:
             reason = StopReason.INTERRUPTED if self.agent._stopped else StopReason.SANDBOX_LOST
             detail = taken.lost
         try:
-            with contextlib.suppress(Exception):
-                await self.session.close()
-            await self.sandbox.stop()
+            if self.shared is None:
+                with contextlib.suppress(Exception):
+                    await self.session.close()
+                await self.sandbox.stop()
         except Exception:
             log.exception("the sandbox could not be removed")
-        self._close(reason, detail, taken, time.monotonic() - started)
+        seconds = time.monotonic() - started - self.handover.waited
+        self._close(reason, detail, taken, seconds)
         await self.recorder.saved()
+        if self.shared is not None:
+            for cell in self.recorder.notebook["cells"]:
+                ours = cell["metadata"][KEY]
+                if ours.get("kind") in ("call", "human") and ours.get("tool") != "submit":
+                    self.shared.remember(cell)
+        if self.turns is not None:
+            self.agent.messages = list(self.turns.context.messages)
         self.tell(events.RunEnded(reason, detail, taken.answer, self.folder.notebook))
+        if self.listener is not None:
+            await self.listener.close()
 
     def _outcome(self, work: asyncio.Task[StopReason], late: bool) -> tuple[StopReason, str]:
         """Why the work ended, and a sentence about it."""
@@ -250,7 +219,7 @@ class _Run:
         finally:
             loading.cancel()
         self.recorder.notebook["metadata"][KEY]["model"] = self.model.name
-        turns = Turns(
+        turns = self.turns = Turns(
             self.config.model,
             self.model,
             self.protocol,
@@ -260,12 +229,35 @@ class _Run:
             self.recorder,
             self.meter,
             self.tell,
+            self._between,
         )
+        self.handover.begin()
         while (reason := self.meter.exceeded()) is None:
+            await self._between()
+            if news := self.handover.news():
+                turns.hear(news)
             reply = await turns.ask()
             if await turns.act(reply):
                 return StopReason.SUBMITTED
         return reason
+
+    async def _between(self) -> None:
+        """Before each answer and call: people may have asked to have the sandbox to themselves."""
+        if self.agent.listen and self.session.alive:
+            with contextlib.suppress(SandboxError, OSError):
+                args = "/testbed/output", LISTED
+                found = await asyncio.to_thread(self.sandbox.listing, *args)
+                if found != self.listed:
+                    self.listed = found
+                    self.tell(events.OutputFiles(tuple(found)))
+        await self.handover.ready()
+
+    async def human(
+        self, source: str, on_message: OnMessage | None, timeout: float | None
+    ) -> CellResult:
+        """A person's cell, see `Agent.run_cell`."""
+        turn = self.meter.turns
+        return await self.guests.run(self.session, source, turn, on_message, timeout)
 
     async def _start(self) -> list[Message]:
         """Sandbox, files, kernel, set-up cell; the conversation's first messages."""
@@ -294,10 +286,31 @@ class _Run:
         self.recorder.notebook["metadata"][KEY]["sandbox"] = dict(self.sandbox.describe())
         setup["execution_count"] = result.execution_count
         self.recorder.finish(seconds=result.seconds, status=result.status)
+        if self.shared is not None and self.shared.cells:
+            await self._take_over(self.shared)
         return messages
 
+    async def _take_over(self, shared: SharedSandbox) -> None:
+        """What has run in the sandbox, for the record; an answer of an earlier task goes."""
+        for cell in shared.cells:
+            self.recorder.add(record.earlier(cell, self.recorder.new_id(cell["id"])))
+        testbed = shared.sandbox.describe().get("testbed", "/testbed")
+        source = f"%%bash\nrm -f {testbed}/output/answer.txt {testbed}/answer.txt"
+        name = self.recorder.new_id("no-answer-yet")
+        cell = code_cell(name, source, ["lis-setup"], folded=True, kind="setup")
+        self.recorder.begin(cell)
+        result = await shared.session.execute(source)
+        cell["outputs"], cell["execution_count"] = list(result.outputs), result.execution_count
+        self.recorder.finish(seconds=result.seconds, status=result.status)
+
     async def _have_sandbox(self) -> None:
-        """Start ours, or have the pool's in its place: with its kernel, and the set-up cell run."""
+        """Start ours, or have the pool's or the shared one, whose set-up cell has run."""
+        if self.shared is not None:
+            await self.shared.start()
+            self.warm = Warm(self.shared.session, self.shared.setup_result)
+            self.session = self.shared.session
+            self.sandbox = self.agent._sandbox = self.session.sandbox
+            return None
         if (pool := self.agent._pool) is None:
             return await self.sandbox.start()
         self.warm = await pool.take(self.agent._say, self.agent._progress)
@@ -336,7 +349,7 @@ class _Run:
             cell = markdown_cell(name, shown, tags, kind=kind, role=message.role, text=text)
             self.recorder.add(cell)
         self.recorder.new_id("setup")
-        return messages
+        return [*self.history, messages[-1]] if self.history else messages
 
 
 def _exception(work: asyncio.Task[StopReason]) -> BaseException | None:

@@ -29,6 +29,7 @@ from lis_kernel.types import Message, Reply, StopReason, Task, ToolMessage
 __all__ = [
     "breaches",
     "cleaned",
+    "earlier",
     "metadata",
     "opening",
     "outcome_text",
@@ -59,6 +60,16 @@ def metadata(task: Task, config: RunConfig, protocol: str) -> dict[str, Any]:
         "prompt_version": PROMPT_VERSION,
         "observation_version": observation.OBSERVATION_VERSION,
     }
+
+
+def earlier(cell: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A cell that ran in the sandbox before the run began, as the run's notebook holds it."""
+    ours = {k: v for k, v in cell["metadata"][KEY].items() if k != "hash"}
+    metadata = {
+        "tags": sorted({*cell["metadata"]["tags"], "lis-earlier"}),
+        KEY: {**ours, "kind": "earlier"},
+    }
+    return {**cell, "id": name, "metadata": metadata}
 
 
 def opening(message: Message, *, last: bool) -> tuple[str, str, str]:

@@ -12,7 +12,7 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 from lis_kernel.agent import events, record
@@ -64,6 +64,7 @@ class Turns:
         recorder: of the open notebook.
         meter: counts the turns, and is asked how many are left.
         tell: told what happens, see `agent/events.py`.
+        between: awaited before each call but the first of a reply.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Turns:
         recorder: Recorder,
         meter: Meter,
         tell: events.OnEvent,
+        between: Callable[[], Awaitable[None]],
     ) -> None:
         self.config = config
         self.model = model
@@ -86,6 +88,7 @@ class Turns:
         self.recorder = recorder
         self.meter = meter
         self.tell = tell
+        self.between = between
         self.specs = [tool.spec for tool in tools.values()] if protocol == "tools" else []
         window = config.context_window or model.context_window
         self.context = Context(
@@ -95,7 +98,9 @@ class Turns:
             reply_tokens=min(config.max_output_tokens or 4096, window // 4),
             overhead=sum(len(json.dumps(spec.model_dump())) for spec in self.specs),
         )
-        self.call_ids: set[str] = set()
+        self.call_ids = {
+            call.id for m in messages if isinstance(m, AssistantMessage) for call in m.calls
+        }
         self.nudges = Nudges() if protocol == "blocks" else None
 
     async def ask(self) -> Reply:
@@ -162,6 +167,8 @@ class Turns:
             if done:
                 results.append(_result(raw, "Not run: the task had been submitted.", True))
                 continue
+            if results:
+                await self.between()
             seen = await self._call(raw)
             done = done or seen.done
             results.append(_result(raw, seen.text, seen.is_error))
@@ -170,6 +177,14 @@ class Turns:
             results[-1] = last.model_copy(update={"text": f"{last.text}\n{hint}"})
         self.context.add(ToolMessage(results=tuple(results)))
         return done
+
+    def hear(self, text: str) -> None:
+        """What the model must know of what people did and said, before its next answer."""
+        name = self.recorder.new_id(f"message-{self.meter.turns}")
+        tags, turn = ["lis-message"], self.meter.turns
+        self.recorder.add(markdown_cell(name, text, tags, kind="message", turn=turn))
+        self.context.add(UserMessage(text=text))
+        self.tell(events.Said(text))
 
     def _with_unique_ids(self, raws: list[RawCall]) -> list[RawCall]:
         """Every call id of a conversation must differ; some servers number each reply from 0."""
@@ -292,7 +307,7 @@ class Turns:
                 )
             )
         await self.recorder.saved()
-        self.tell(events.CallFinished(result, seen))
+        self.tell(events.CallFinished(result, seen, network))
         if refused := refused_hosts(network):
             self.tell(events.Note(refused))
             seen = seen.model_copy(update={"text": f"{seen.text}\n[{refused}]"})

@@ -124,7 +124,7 @@ async def _run(config: RunConfig, task: Task, out: Path, quiet: bool) -> Traject
     # begun before the model's SDK is loaded, which takes as long as a sandbox
     pool = Pool(1, config=config.sandbox, limits=config.limits, takes=1)
     with view_for(quiet) as view:
-        agent = Agent(config, out=out, on_event=view, pool=pool)
+        agent = Agent(config, out=out, on_event=view, pool=pool, listen=True)
         loop = asyncio.get_running_loop()
         presses = 0
 

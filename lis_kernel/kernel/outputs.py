@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lis_kernel.trajectory.notebook import is_json
 from lis_kernel.types import Output
 
-__all__ = ["OutputCollector", "clean_text"]
+__all__ = ["OnMessage", "OutputCollector", "clean_text"]
+
+OnMessage = Callable[[str, dict[str, Any]], None]
+"""Called with each message of a cell that changes what is shown, in order: its kind (`stream`,
+`display_data`, `update_display_data`, `execute_result`, `error` or `clear_output`) and its content,
+clean and bounded."""
 
 MAX_OUTPUTS = 5_000
 MAX_NESTING = 100
@@ -50,11 +55,12 @@ class OutputCollector:
 
     Adjacent pieces of the same stream become one output; `clear_output` and display updates act
     as they do in a notebook. `limit` bounds the bytes kept; the guest's own caps come first, so it
-    is met only by a kernel that forges messages.
+    is met only by a kernel that forges messages. What is taken goes on to `on_message`.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, on_message: OnMessage | None = None) -> None:
         self.outputs: list[Output] = []
+        self._on_message = on_message
         self._limit = limit
         self._size = 0
         self._clear_next = False
@@ -63,10 +69,12 @@ class OutputCollector:
     def feed(self, kind: str, content: Mapping[str, Any]) -> Output | None:
         """Take one message; the output that it added (a piece, for a stream), or None."""
         if kind == "clear_output":
-            if content.get("wait") is True:
+            wait = content.get("wait") is True
+            if wait:
                 self._clear_next = True
             else:
                 self._clear()
+            self._tell(kind, {"wait": wait})
             return None
         output = self._output(kind, content)
         if output is None:
@@ -80,6 +88,10 @@ class OutputCollector:
         if full or self._size + size > self._limit:
             return None
         self._size += size
+        shown = {name: value for name, value in output.items() if name != "output_type"}
+        if name := _display_id(content):
+            shown["transient"] = {"display_id": clean_text(name)}
+        self._tell(kind, shown)
         if kind == "update_display_data":
             return self._update(content, output)
         if joins and last is not None:
@@ -89,6 +101,10 @@ class OutputCollector:
         if kind == "display_data" and (name := _display_id(content)):
             self._displays.setdefault(name, []).append(self.outputs[-1])
         return output
+
+    def _tell(self, kind: str, content: dict[str, Any]) -> None:
+        if self._on_message is not None:
+            self._on_message(kind, content)
 
     def _clear(self) -> None:
         self.outputs.clear()

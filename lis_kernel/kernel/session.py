@@ -24,7 +24,7 @@ from lis_kernel.errors import (
     SandboxUnavailable,
     StartTimeout,
 )
-from lis_kernel.kernel.outputs import OutputCollector
+from lis_kernel.kernel.outputs import OnMessage, OutputCollector
 from lis_kernel.kernel.wire import Channel, WireError
 from lis_kernel.kernel.words import Words
 from lis_kernel.protocols import KernelProcess, Sandbox
@@ -92,6 +92,7 @@ class KernelSession:
         self._process: KernelProcess | None = None
         self._readers: list[asyncio.Task[None]] = []
         self._cell: _Cell | None = None
+        self._asked: dict[str, asyncio.Future[dict[str, Any]]] = {}
         self._collector = OutputCollector(0)
         self._welcome = asyncio.Event()
         self.verdict: Verdict | None = None
@@ -180,20 +181,25 @@ class KernelSession:
         return msg_id
 
     async def execute(
-        self, source: str, timeout: float | None = None, on_output: OnOutput | None = None
+        self,
+        source: str,
+        timeout: float | None = None,
+        on_output: OnOutput | None = None,
+        on_message: OnMessage | None = None,
     ) -> CellResult:
         """Run one cell to its end, whatever that is; never raises for what the cell does.
 
         `timeout` in seconds, None for the limits' own. After a time-out the kernel lives, or, if
         it ignored the interrupt, has been replaced (`restarted`). After `died` it has been
-        replaced as well.
+        replaced as well. `on_output` is told each output as it is added, `on_message` also of
+        those that change or go.
 
         Raises:
             SandboxError, KernelError: the kernel could not be replaced.
         """
         seconds = self.limits.cell_seconds if timeout is None else timeout
         self.verdict = None
-        result = await self._run(source, seconds, on_output)
+        result = await self._run(source, seconds, on_output, on_message)
         self.verdict = await self._judge(result)
         if result.restarted:
             await self.start()
@@ -231,13 +237,19 @@ class KernelSession:
         """Outputs so far of the cell that ran last, also if `execute` did not return."""
         return tuple(self._collector.outputs)
 
-    async def _run(self, source: str, seconds: float, on_output: OnOutput | None) -> CellResult:
+    async def _run(
+        self,
+        source: str,
+        seconds: float,
+        on_output: OnOutput | None,
+        on_message: OnMessage | None = None,
+    ) -> CellResult:
         """As `execute`, but where it says `restarted` that is yet to be done."""
         process = self._process
         if not self._channels or process is None:
             raise KernelDied("the session has not been started")
         started = time.monotonic()
-        self._collector = OutputCollector(2 * self.limits.output_bytes)
+        self._collector = OutputCollector(2 * self.limits.output_bytes, on_message)
         request = {
             "code": source,
             "silent": False,
@@ -341,6 +353,26 @@ class KernelSession:
             raise
         return session
 
+    async def request(self, kind: str, content: dict[str, Any], seconds: float) -> dict[str, Any]:
+        """Ask on the shell channel for something that shows no output; the reply's content.
+
+        For `complete_request`, `inspect_request` and their like. The kernel answers between cells.
+
+        Raises:
+            TimeoutError: no answer within `seconds`.
+            KernelDied: there is no kernel.
+        """
+        if not self._channels:
+            raise KernelDied("the session has not been started")
+        msg_id = self._send("shell", kind, content)
+        answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._asked[msg_id] = answer
+        try:
+            async with asyncio.timeout(seconds):
+                return await answer
+        finally:
+            del self._asked[msg_id]
+
     def interrupt(self) -> None:
         """Ask the kernel to raise KeyboardInterrupt in the running cell."""
         if self._channels:
@@ -417,8 +449,11 @@ class KernelSession:
             cell.on_output(output)
 
     def _on_shell(self, message: dict[str, Any]) -> None:
-        cell = self._cell
-        if cell is None or message["parent_header"].get("msg_id") != cell.msg_id:
+        cell, parent = self._cell, message["parent_header"].get("msg_id")
+        if (answer := self._asked.get(parent)) is not None and not answer.done():
+            answer.set_result(message["content"] if isinstance(message["content"], dict) else {})
+            return
+        if cell is None or parent != cell.msg_id:
             return
         cell.heard = time.monotonic()
         if message["header"]["msg_type"] == "execute_reply":

@@ -182,6 +182,9 @@ class ProcessSandbox:
     def read(self, path: str, limit: int) -> bytes | None:
         return self.state.read(path, limit)
 
+    def listing(self, path: str, most: int) -> list[tuple[str, int]]:
+        return self.state.listing(path, most)
+
     def collect(self, path: str, target: Path, limit: int) -> tuple[list[str], list[str]]:
         return self.state.collect(path, target, limit)
 

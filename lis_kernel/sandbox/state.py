@@ -189,6 +189,23 @@ class StateDir:
         with os.fdopen(fd, "rb") as file:
             return file.read(limit)
 
+    def listing(self, path: str, most: int) -> list[tuple[str, int]]:
+        """Names and bytes of the regular files below `path`; see `protocols.Sandbox.listing`."""
+        root, rest = self.host_path(path)
+        top = open_beneath(root, rest, os.O_DIRECTORY)
+        if top is None:
+            return []
+        found: list[tuple[str, int]] = []
+        try:
+            for name, _, _, info in _walk(top):
+                if len(found) == most:
+                    break
+                if stat.S_ISREG(info.st_mode):
+                    found.append((name, info.st_size))
+        finally:
+            os.close(top)
+        return found
+
     def collect(self, path: str, target: Path, limit: int) -> tuple[list[str], list[str]]:
         """Copy the regular files below `path` out; see `protocols.Sandbox.collect`."""
         root, rest = self.host_path(path)

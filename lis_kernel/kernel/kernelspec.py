@@ -16,7 +16,7 @@ from typing import Any
 
 from lis_kernel.config import DEFAULT_BACKEND
 
-__all__ = ["PROVISIONER", "SHIPPED", "default_name", "describe", "write"]
+__all__ = ["PROVISIONER", "SHIPPED", "default_name", "describe", "describe_attach", "write"]
 
 PROVISIONER = "lis-provisioner"
 SHIPPED = (DEFAULT_BACKEND, "docker", "podman")
@@ -75,6 +75,21 @@ def describe(
     }
 
 
+def describe_attach() -> dict[str, Any]:
+    """The content of kernel.json of `lis-attach`: a notebook in the sandbox of a live run."""
+    return {
+        # for tools that know no provisioner: it says how to join
+        "argv": ["python", "-m", "lis_kernel", "attach"],
+        "display_name": "Join a running agent",
+        "language": "python",
+        "interrupt_mode": "message",
+        "metadata": {
+            "debugger": False,
+            "kernel_provisioner": {"provisioner_name": "lis-attach-provisioner", "config": {}},
+        },
+    }
+
+
 def write(folder: Path, spec: Mapping[str, Any]) -> None:
     """Fill `folder`, which may exist, with kernel.json and the logos."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -88,6 +103,7 @@ def write_shipped(root: Path) -> None:
     """Write what the wheel ships below `root`; `make kernelspecs` calls it."""
     for backend in SHIPPED:
         write(root / default_name(backend), describe({"backend": backend}))
+    write(root / "lis-attach", describe_attach())
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ FLOORS = {
     "types": 0,
     "protocols": 0,
     "errors": 0,
+    "cards": 0,
     "config": 0,
     "registry": 0,
     "_sync": 0,

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 from collections import Counter
 from functools import cached_property
-from html import escape
 from pathlib import Path
 from typing import Any
 
+from lis_kernel import cards
 from lis_kernel.errors import SchemaError
+from lis_kernel.trajectory.card import card_of, cell_of, step_of
 from lis_kernel.trajectory.notebook import KEY, SCHEMA, Notebook, source_of, verify
 from lis_kernel.types import Output, Reply, StopReason, ToolCall, Usage, Value
 
@@ -36,6 +37,9 @@ class Call(Value):
     restarted: bool = False
     """The kernel had to be replaced, and its variables are gone."""
 
+    def _repr_html_(self) -> str:
+        return cards.page(cards.step(cards.Step(kind="call", calls=[cell_of(self)]), open=True))
+
 
 class Turn(Value):
     """One assistant message and the calls that it led to."""
@@ -43,6 +47,9 @@ class Turn(Value):
     number: int
     reply: Reply
     calls: tuple[Call, ...] = ()
+
+    def _repr_html_(self) -> str:
+        return cards.page(cards.step(step_of(self), open=True))
 
 
 class Trajectory:
@@ -144,23 +151,11 @@ class Trajectory:
         )
 
     def _repr_html_(self) -> str:
-        rows = {
-            "task": self.task,
-            "answer": self.answer if self.answer is not None else "(none)",
-            "stopped": f"{self.stop_reason or 'unfinished'} {self.detail}",
-            "model": self.model,
-            "turns": f"{len(self.turns)}, {self.usage.total_tokens} tokens, {self.seconds:.1f} s",
-            "files": ", ".join(str(path.name) for path in self.files) or "(none)",
-            "notebook": str(self.path),
-        }
-        if self.verdicts:
-            rows["limits"] = ", ".join(f"{name} {n}×" for name, n in self.verdicts.items())
-        cells = "".join(
-            f"<tr><th style='text-align:left'>{name}</th><td style='text-align:left;"
-            f"white-space:pre-wrap'>{escape(str(value)[:2000])}</td></tr>"
-            for name, value in rows.items()
-        )
-        return f"<table>{cells}</table>"
+        try:
+            return cards.run(card_of(self))
+        except Exception as error:  # a notebook from anywhere may say anything
+            what = f"{self.path}: no card can be made of it: {type(error).__name__}: {error}"
+            return cards.page(cards.text(what))
 
 
 def load(path: str | Path) -> Trajectory:

@@ -136,8 +136,8 @@ class Door:
         for made in self._sockets.values():
             made.close()
         self._context.term()
-        for port in PORTS.values():
-            Path(f"{self._base}-{port}").unlink(missing_ok=True)
+        for left in self._base.parent.glob(f"{self._base.name}-*"):  # also names of others' making
+            left.unlink(missing_ok=True)
 
     # -- what the model runs ---------------------------------------------------------------------
 

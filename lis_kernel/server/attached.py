@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Mapping
+import secrets
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,6 +34,7 @@ class AttachProvisioner(KernelProvisionerBase):
 
     _door: Path | None = None
     _leaving = False
+    _links: Sequence[Path] = ()
 
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
         """Asked first, for the command; there is none."""
@@ -54,9 +56,20 @@ class AttachProvisioner(KernelProvisionerBase):
         self._door, self._leaving = Path(answer["connection_file"]), False
         info = json.loads(self._door.read_text("utf-8"))
         info["key"] = info["key"].encode()
+        info["ip"] = self._link(info)
         info.pop("kernel_name", None)  # the manager knows it by the kernelspec's
         self.connection_info = cast(KernelConnectionInfo, info)
         return self.connection_info
+
+    def _link(self, info: Mapping[str, Any]) -> str:
+        """Names of our own for the door's sockets: a manager removes those that it was given."""
+        base = f"{info['ip']}-{secrets.token_hex(4)}"
+        self._links = [
+            Path(f"{base}-{port}") for key, port in info.items() if key.endswith("_port")
+        ]
+        for link in self._links:
+            os.link(f"{info['ip']}-{link.name.rpartition('-')[2]}", link)
+        return base
 
     @property
     def has_process(self) -> bool:
@@ -89,6 +102,8 @@ class AttachProvisioner(KernelProvisionerBase):
 
     async def cleanup(self, restart: bool = False) -> None:
         self._door = None
+        for link in self._links:
+            link.unlink(missing_ok=True)
 
 
 def wanted(env: Mapping[str, str]) -> str | None:

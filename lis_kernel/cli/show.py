@@ -13,7 +13,14 @@ from rich.panel import Panel
 from rich.rule import Rule
 from rich.text import Text
 
-from lis_kernel.cli.view import clipped, highlighted, money, output_text, reached
+from lis_kernel.cli.view import (
+    clipped,
+    highlighted,
+    money,
+    output_text,
+    persons_code,
+    reached,
+)
 from lis_kernel.errors import ConfigError, Tampered
 from lis_kernel.tools.blocks import prose
 from lis_kernel.tools.observation import befell
@@ -55,6 +62,11 @@ def show(
             if note := befell(call.status, call.verdict, call.limit, call.restarted):
                 done.append(f"  {plain_text(note)}", style="yellow")
             console.print(Padding(done, (0, 0, 0, 2)))
+        for cell in trajectory.persons_cells:
+            if cell.turn == turn.number:
+                console.print(Panel(persons_code(cell.source, limit), title="a person"))
+                printed = "".join(output_text(output) for output in cell.outputs)
+                console.print(Padding(Text(clipped(printed, limit)), (0, 0, 0, 2)))
     _outcome(console, trajectory)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from types import TracebackType
 
@@ -83,6 +83,13 @@ def output_text(output: Output) -> str:
     )
 
 
+def persons_code(source: str, limit: int) -> Syntax:
+    """A person's cell with its colours."""
+    bash = source.startswith("%%bash\n")
+    code, lexer = (source[7:], "bash") if bash else (source, "python")
+    return Syntax(clipped(code, limit), lexer, theme="ansi_dark", background_color="default")
+
+
 def highlighted(call: ToolCall, source: str, limit: int) -> Syntax:
     """A call's cell with its colours: the command itself for bash, else the source."""
     bash = call.name == "execute_bash"
@@ -120,41 +127,42 @@ def note_of(result: CellResult) -> str:
 class LineView(View):
     """Plain lines, for logs and pipes."""
 
-    def __init__(self) -> None:
+    def __init__(self, say: Callable[[str], None] = print) -> None:
+        self._say = say
         self._outputs: list[str] = []
         self._next_line = 0.0
 
     def __call__(self, event: events.Event) -> None:
         match event:
             case events.RunStarted(path, task, config):
-                print(f"task: {clipped(task.prompt, 6)}")
-                print(f"model: {config.model.name}, sandbox: {config.sandbox.backend}")
-                print(f"notebook: {path}")
+                self._say(f"task: {clipped(task.prompt, 6)}")
+                self._say(f"model: {config.model.name}, sandbox: {config.sandbox.backend}")
+                self._say(f"notebook: {path}")
             case events.Note(text):
-                print(f"note: {plain_text(text)}")
+                self._say(f"note: {plain_text(text)}")
             case events.Fetching():
                 if (now := time.monotonic()) >= self._next_line:
                     self._next_line = now + QUIET_SECONDS
-                    print(fetching(event))
+                    self._say(fetching(event))
             case events.ReplyFinished(reply, said, usage):
-                print(f"--- {money(usage)}, {reply.seconds:.1f} s")
+                self._say(f"--- {money(usage)}, {reply.seconds:.1f} s")
                 if text := plain_text(said).strip():
-                    print(text)
+                    self._say(text)
             case events.CallStarted(call, source):
                 self._outputs = []
-                print(f">>> {call.name}\n{clipped(source, 30)}")
+                self._say(f">>> {call.name}\n{clipped(source, 30)}")
             case events.CallOutput(output):
                 self._outputs.append(output_text(output))
             case events.CallFinished(result, observation):
                 if (printed := "".join(self._outputs)).strip():
-                    print(clipped(printed, 2 * OUTPUT_LINES))
+                    self._say(clipped(printed, 2 * OUTPUT_LINES))
                 word = "failed" if observation.is_error else "ok"
                 note = note_of(result)
-                print(f"<<< {word}, {result.seconds:.2f} s{note and f': {note}'}")
+                self._say(f"<<< {word}, {result.seconds:.2f} s{note and f': {note}'}")
             case events.RunEnded(reason, detail, answer, path):
-                print(f"stopped: {reason.value} {plain_text(detail)}".rstrip())
-                print(f"answer: {plain_text(answer)}" if answer is not None else "no answer")
-                print(f"notebook: {path}")
+                self._say(f"stopped: {reason.value} {plain_text(detail)}".rstrip())
+                self._say(f"answer: {plain_text(answer)}" if answer is not None else "no answer")
+                self._say(f"notebook: {path}")
             case _:
                 return
         sys.stdout.flush()
@@ -251,10 +259,36 @@ class TerminalView(View):
             case events.RunEnded(reason, detail, answer, path):
                 self._live.stop()
                 self._end(reason, detail, answer, str(path))
+            case _:
+                self._people(event)
 
-    def _finished(self, result: CellResult, observation: Observation) -> None:
+    def _people(self, event: events.Event) -> None:
+        """What people do in a run that they have paused."""
+        say = self.console.print
+        match event:
+            case events.Paused():
+                self._doing = "paused, `lis resume` hands back to the model"
+            case events.Resumed():
+                self._doing = "the model goes on"
+            case events.Said(text):
+                say(Text(f"  {clipped(text, 30)}", style="cyan"))
+            case events.HumanStarted(source):
+                self._printed = ""
+                title = Text("a person")
+                say(Panel(persons_code(source, 30), title=title, title_align="left"))
+            case events.HumanFinished(result):
+                self._show_printed()
+                style = "green" if result.status == "ok" else "red"
+                line = Text(f"{result.status} {result.seconds:.2f} s", style=style)
+                say(Padding(line, (0, 0, 0, 2)))
+
+    def _show_printed(self) -> None:
         if self._printed.strip():
             self.console.print(Padding(Text(clipped(self._printed, OUTPUT_LINES)), (0, 0, 0, 2)))
+        self._printed = ""
+
+    def _finished(self, result: CellResult, observation: Observation) -> None:
+        self._show_printed()
         mark, style = ("✗", "red") if observation.is_error else ("✓", "green")
         code = "" if observation.exit_code is None else f" exit code {observation.exit_code}"
         line = Text(f"{mark}{code} {result.seconds:.2f} s", style=style)
@@ -263,7 +297,6 @@ class TerminalView(View):
         if result.verdict is not None:
             self._verdicts[result.verdict] += 1
         self.console.print(Padding(line, (0, 0, 0, 2)))
-        self._printed = ""
 
     def _end(self, reason: StopReason, detail: str, answer: str | None, path: str) -> None:
         good = reason is StopReason.SUBMITTED

@@ -18,7 +18,7 @@ from lis_kernel.trajectory.card import card_of, cell_of, step_of
 from lis_kernel.trajectory.notebook import KEY, SCHEMA, Notebook, source_of, verify
 from lis_kernel.types import Output, Reply, StopReason, ToolCall, Usage, Value
 
-__all__ = ["Call", "Trajectory", "Turn", "load"]
+__all__ = ["Call", "PersonsCell", "Trajectory", "Turn", "load"]
 
 
 class Call(Value):
@@ -39,6 +39,17 @@ class Call(Value):
 
     def _repr_html_(self) -> str:
         return cards.page(cards.step(cards.Step(kind="call", calls=[cell_of(self)]), open=True))
+
+
+class PersonsCell(Value):
+    """A cell that a person ran in the sandbox while the model waited."""
+
+    turn: int
+    """After which turn."""
+    source: str
+    outputs: tuple[Output, ...]
+    status: str
+    seconds: float
 
 
 class Turn(Value):
@@ -63,6 +74,8 @@ class Trajectory:
     def __init__(self, path: Path, notebook: Notebook) -> None:
         self.path = path
         self.notebook = notebook
+        self.shown = False
+        """A live view shows it in the cell that runs now: as the cell's value it is one line."""
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -139,6 +152,22 @@ class Trajectory:
                 turns[-1] = turns[-1].model_copy(update={"calls": (*turns[-1].calls, call)})
         return tuple(turns)
 
+    @property
+    def persons_cells(self) -> tuple[PersonsCell, ...]:
+        """What people ran in between, in order."""
+        ours = [(cell, cell["metadata"].get(KEY, {})) for cell in self.notebook["cells"]]
+        return tuple(
+            PersonsCell(
+                turn=facts["turn"],
+                source=source_of(cell),
+                outputs=tuple(cell.get("outputs", ())),
+                status=facts.get("status", "unfinished"),
+                seconds=facts.get("seconds", 0.0),
+            )
+            for cell, facts in ours
+            if facts.get("kind") == "human"
+        )
+
     def verify(self) -> int:
         """Check the hash chain; the number of cells checked. Raises: Tampered."""
         return verify(self.notebook)
@@ -150,7 +179,9 @@ class Trajectory:
             f"{self.seconds:.1f} s, answer {self.answer!r:.60}, {str(self.path)!r}>"
         )
 
-    def _repr_html_(self) -> str:
+    def _repr_html_(self) -> str | None:
+        if self.shown:
+            return None
         try:
             return cards.run(card_of(self))
         except Exception as error:  # a notebook from anywhere may say anything

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -38,7 +39,8 @@ def run(
     budget: Budget | None = None,
     limits: Limits | None = None,
     pool: Pool | None = None,
-    on_event: Callable[[Event], None] = lambda _: None,
+    on_event: Callable[[Event], None] | None = None,
+    view: Literal["auto", False] = "auto",
     **model_settings: Any,
 ) -> Trajectory:
     """Let a model solve `task` in a sandbox; blocks until it is done.
@@ -57,6 +59,8 @@ def run(
         rootfs: of zygote and bubblewrap, see there.
         limits: of the sandbox and of one cell, e.g. `Limits(memory_bytes=4 << 30)`.
         pool: begun by `with`; the sandbox is one of its, and what is not said here is as there.
+        on_event: told what happens, see `agent/events.py`; there is no live view then.
+        view: `auto` shows the run under the cell of a notebook while it goes on.
         model_settings: other fields of `ModelConfig`, e.g. base_url, temperature, extra_body.
 
     An interrupt (Ctrl-C, or Jupyter's stop button) ends the run with the stop reason
@@ -82,9 +86,33 @@ def run(
         tools=tools,
         protocol=protocol,
     )
-    agent = Agent(config, out=out, on_event=on_event, pool=pool, listen=True)
     asked = Task(prompt=task, files=tuple(Path(path) for path in files))
+    if on_event is None and view == "auto" and _in_notebook():
+        return _viewed(config, asked, Path(out), pool)
+    on_event = on_event or (lambda _: None)
+    agent = Agent(config, out=out, on_event=on_event, pool=pool, listen=True)
     return run_sync(agent.arun(asked), on_interrupt=agent.stop)
+
+
+def _in_notebook() -> bool:
+    """Whether the running cell is one of a Jupyter front end."""
+    if "IPython" not in sys.modules:
+        return False
+    from lis_kernel.ui import in_notebook
+
+    return in_notebook()
+
+
+def _viewed(config: RunConfig, task: Task, out: Path, pool: Pool | None) -> Trajectory:
+    """As `run`, shown while it goes on."""
+    from lis_kernel.ui import view_for_notebook
+
+    with view_for_notebook(budget=config.budget) as view:
+        agent = Agent(config, out=out, on_event=view, pool=pool, listen=True)
+        view.follows(agent)
+        trajectory = run_sync(agent.arun(task), on_interrupt=agent.stop)
+        view.close(trajectory)
+    return trajectory
 
 
 def run_many(

@@ -86,6 +86,11 @@ class Agent:
         """Of the run: `pausing` and `paused` after `pause`, `idle` while there is none."""
         return "idle" if self._run is None else self._run.handover.state
 
+    @property
+    def sandbox(self) -> Sandbox | None:
+        """Of the run, for who looks into it."""
+        return self._sandbox
+
     def pause(self) -> None:
         """Have the model wait once its present answer or call is over.
 

@@ -1,0 +1,197 @@
+"""The live view as widgets: parts that are replaced one by one, and buttons.
+
+A step that is over keeps its widget, so that what a person unfolds stays so while the run goes on.
+Callbacks come from the thread in which the kernel handles messages of widgets: under JupyterLab
+that is a subshell, which answers while the cell runs.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import ipywidgets
+from ipywidgets import HTML, Button, HBox, Text, Textarea, VBox
+
+__all__ = ["MIME", "Panel"]
+
+MIME = "application/vnd.jupyter.widget-view+json"
+
+SHEET = """<style>
+.lis-live { border: 1px solid var(--jp-border-color2, rgba(128, 128, 128, 0.35));
+  border-radius: 6px; max-width: 960px; margin: 2px 0; overflow: hidden;
+  background: var(--jp-layout-color1, transparent); }
+.lis-live .widget-html { margin: 0; width: auto; height: auto; overflow: visible; min-width: 0; }
+.lis-live .widget-html > .widget-label { display: none; }
+.lis-live .widget-html-content { font-family: var(--jp-ui-font-family, system-ui, sans-serif);
+  font-size: 13px; line-height: 1.5; min-width: 0; }
+.lis-live .lis-part { padding: 12px 16px; margin: 0; overflow: visible;
+  border-top: 1px solid rgba(128, 128, 128, 0.22); }
+.lis-live .lis-head { border-top: none; }
+.lis-live .lis-empty { display: none; }
+.lis-live .lis-steps { display: flex; flex-direction: column-reverse; max-height: 560px;
+  overflow: auto; }
+.lis-live .lis-steps > .widget-vbox { flex: 0 0 auto; overflow: visible; margin: 0; }
+.lis-live .lis-row { flex-wrap: wrap; gap: 8px; align-items: center; overflow: visible;
+  padding: 8px 16px; }
+.lis-live .lis-row .jupyter-button, .lis-live .lis-code .jupyter-button { width: auto; margin: 0;
+  padding: 0 12px; border-radius: 3px; }
+.lis-live .lis-row .jupyter-button i { margin-right: 6px; }
+.lis-live .lis-stop { color: var(--jp-error-color1, rgb(215, 65, 60)); }
+.lis-live .lis-row .widget-text { flex: 1 1 200px; width: auto; min-width: 140px; margin: 0; }
+.lis-live .lis-row .widget-text input { border-radius: 3px; }
+.lis-live .lis-code { gap: 8px; padding: 0 16px 12px 16px; margin: 0; overflow: visible; }
+.lis-live .lis-code .widget-textarea { width: auto; height: auto; margin: 0; }
+.lis-live .lis-code textarea { font-family: var(--jp-code-font-family, monospace);
+  font-size: 12px; line-height: 1.5; border-radius: 3px; min-height: 66px; }
+.lis-live .lis-code .widget-hbox { gap: 12px; align-items: center; flex-wrap: wrap;
+  overflow: visible; margin: 0; }
+</style>"""
+
+PAUSE = ("Pause / take over", "pause", "Have the model wait after this step; the sandbox is yours")
+PAUSING = ("Pausing…", "hourglass-half", "Click to let the model go on after all")
+HAND_BACK = ("Hand back", "play", "Let the model go on, told what you ran and said")
+
+
+class Panel:
+    """The widgets, and what they ask for.
+
+    Args:
+        stop, pause, say, run: called with what a person wants; `pause` also hands back.
+        takes_cells: whether a person's cells can be run while the model waits.
+    """
+
+    def __init__(
+        self,
+        *,
+        stop: Callable[[], None],
+        pause: Callable[[], None],
+        say: Callable[[str], None],
+        run: Callable[[str], None],
+        alive: Callable[[], None],
+    ) -> None:
+        self.head, self.files, self.foot = (self._html("lis-part") for _ in range(3))
+        self.head.add_class("lis-head")
+        self.hint = HTML()
+        self._past: list[HTML] = []
+        self.present = HTML()
+        self._steps = VBox([self.present])
+        self.steps = VBox([self._steps])
+        self.steps.add_class("lis-part").add_class("lis-steps")
+        self._stop = Button(description="Stop", icon="stop", tooltip="End the run and keep it")
+        self._stop.add_class("lis-stop")
+        self._pause = Button()
+        self._words = Text(placeholder="Say something to the model, for its next turn")
+        self._send = Button(description="Send", icon="paper-plane")
+        self.controls = HBox([self._pause, self._stop, self._words, self._send])
+        self.controls.add_class("lis-part").add_class("lis-row")
+        self._code = Textarea(
+            rows=3,
+            placeholder="Python in the model's own kernel; %%bash on the first line: its shell",
+        )
+        self._go = Button(description="Run", icon="play")
+        self.cell = VBox([self._code, HBox([self._go, self.hint])])
+        self.cell.add_class("lis-code").add_class("lis-empty")
+        sheet = HTML(SHEET)
+        sheet.layout.display = "none"
+        self.root = VBox(
+            [sheet, self.head, self.controls, self.cell, self.steps, self.files, self.foot]
+        )
+        self.root.add_class("lis-live")
+        self._face: Any = None
+        self.shows(PAUSE)
+        self._listen(stop, pause, say, run)
+        self._probe(alive)
+
+    @staticmethod
+    def _html(name: str) -> HTML:
+        made = HTML()
+        made.add_class(name)
+        made.add_class("lis-empty")
+        return made
+
+    def _listen(
+        self,
+        stop: Callable[[], None],
+        pause: Callable[[], None],
+        say: Callable[[str], None],
+        run: Callable[[str], None],
+    ) -> None:
+        def send(_: Any) -> None:
+            if text := self._words.value.strip():
+                self._words.value = ""
+                say(text)
+
+        def go(_: Any) -> None:
+            if self._code.value.strip():
+                run(self._code.value)
+                self._code.value = ""
+
+        self._stop.on_click(lambda _: stop())
+        self._pause.on_click(lambda _: pause())
+        self._send.on_click(send)
+        self._go.on_click(go)
+        with warnings.catch_warnings():  # its successor sends when the field is left, too
+            warnings.simplefilter("ignore")
+            self._words.on_submit(send)
+
+    def _probe(self, alive: Callable[[], None]) -> None:
+        """Learn whether a front end holds our widgets and is heard while the cell runs.
+
+        It is asked to copy one number to another, which it does where it knows the models, drawn
+        or not, and says so.
+        """
+        near, far = ipywidgets.IntText(1), ipywidgets.IntText(0)
+        self._link = ipywidgets.jsdlink((near, "value"), (far, "value"))
+        self._ends = (near, far)
+        far.observe(lambda _: alive(), "value")
+
+    # -- what it shows ---------------------------------------------------------------------------
+
+    def shows(self, face: tuple[str, str, str]) -> None:
+        """What the pause button says: `PAUSE`, `PAUSING` or `HAND_BACK`."""
+        if face != self._face:
+            self._face = face
+            self._pause.description, self._pause.icon, self._pause.tooltip = face
+
+    def takes_cells(self, hint: str) -> None:
+        """Show the place for a person's cell, with `hint` beside it; hide it if that is empty."""
+        if hint != self.hint.value:
+            self.hint.value = hint
+            _shown(self.cell, bool(hint))
+
+    @staticmethod
+    def set(part: HTML, html: str) -> None:
+        """Change one part, if it changed; without content it is not there."""
+        if part.value != html:
+            part.value = html
+            _shown(part, bool(html))
+
+    def set_steps(self, past: list[str], present: str) -> None:
+        """Steps that are over, of which the first have been shown before, and the one that runs."""
+        new = [HTML(html) for html in past[len(self._past) :]]
+        if new:
+            self._past += new
+            self.present.value = present
+            self._steps.children = (*self._past, self.present)
+        elif self.present.value != present:
+            self.present.value = present
+
+    def ends(self, html: str) -> None:
+        """Show nothing but the record; for pages that were opened while it ran."""
+        record = HTML(html)
+        self.root.remove_class("lis-live")
+        self.root.children = (record,)
+        self._link.close()
+        gone = [*self._past, self.present, self._steps, self.steps, self.controls, self.cell]
+        gone += [self.head, self.files, self.foot, self.hint, self._stop, self._pause]
+        for widget in (*gone, self._words, self._send, self._code, self._go, *self._ends):
+            widget.close()
+
+
+def _shown(widget: Any, there: bool) -> None:
+    if there:
+        widget.remove_class("lis-empty")
+    else:
+        widget.add_class("lis-empty")

@@ -20,6 +20,9 @@ from lis_kernel.types import Task
 
 __all__ = ["arun_many", "load", "run", "run_many"]
 
+OURS = ("budget", "tools", "more_tools", "protocol")
+"""Settings of `RunConfig`'s own."""
+
 
 def run(
     task: str,
@@ -35,6 +38,7 @@ def run(
     root: bool | None = None,
     rootfs: str | Path | None = None,
     tools: Literal["paper", "notebook"] = "notebook",
+    more_tools: Iterable[str] = (),
     protocol: Literal["tools", "blocks"] | None = None,
     budget: Budget | None = None,
     limits: Limits | None = None,
@@ -57,6 +61,8 @@ def run(
         mounts: `HOST_PATH:SANDBOX_PATH`, read-only unless `:rw` follows.
         image, runtime, root: of docker and podman, see `SandboxConfig`.
         rootfs: of zygote and bubblewrap, see there.
+        more_tools: of yours, beside those: `module:Class`, or a name of the entry-point group
+            `lis_kernel.tools`.
         limits: of the sandbox and of one cell, e.g. `Limits(memory_bytes=4 << 30)`.
         pool: begun by `with`; the sandbox is one of its, and what is not said here is as there.
         on_event: told what happens, see `agent/events.py`; there is no live view then.
@@ -84,6 +90,7 @@ def run(
         model={"name": model or default_model(os.environ), **model_settings},
         budget=budget or Budget(),
         tools=tools,
+        more_tools=tuple(more_tools),
         protocol=protocol,
     )
     asked = Task(prompt=task, files=tuple(Path(path) for path in files))
@@ -168,7 +175,7 @@ def _batch(
     words = dict(settings)
     sandbox = {name: words.pop(name, None) for name in SandboxConfig.model_fields}
     limits = words.pop("limits", None)
-    ours = {name: words.pop(name) for name in ("budget", "tools", "protocol") if name in words}
+    ours = {name: words.pop(name) for name in OURS if name in words}
     name = words.pop("model", None) or default_model(os.environ)
     config = _config(pool, sandbox, limits, model={"name": name, **words}, **ours)
     asked = [task if isinstance(task, Task) else Task(prompt=task) for task in tasks]

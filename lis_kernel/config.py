@@ -192,5 +192,7 @@ class RunConfig(Config):
     budget: Budget = Budget()
     tools: Literal["paper", "notebook"] = "notebook"
     """`paper`: execute_bash, str_replace_editor, submit. `notebook`: execute_python as well."""
+    more_tools: tuple[str, ...] = ()
+    """Tools beside these: names of the entry-point group `lis_kernel.tools`, or `module:Class`."""
     protocol: Literal["tools", "blocks"] | None = None
     """Native tool calls or code blocks; None takes the model's default."""

@@ -12,10 +12,11 @@ from typing import Any
 
 from lis_kernel.errors import ConfigError
 
-__all__ = ["MODELS", "SANDBOXES", "load", "names"]
+__all__ = ["MODELS", "SANDBOXES", "TOOLS", "load", "names"]
 
 SANDBOXES = "lis_kernel.sandboxes"
 MODELS = "lis_kernel.models"
+TOOLS = "lis_kernel.tools"
 
 
 def names(group: str) -> list[str]:
@@ -58,4 +59,5 @@ _BUILT_IN = {
         "local": "lis_kernel.models.local:LocalModel",
         "scripted": "lis_kernel.models.scripted:ScriptedModel",
     },
+    TOOLS: {},  # ours are made by tools/toolset.py
 }

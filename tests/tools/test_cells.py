@@ -11,7 +11,9 @@ from IPython.core.inputtransformer2 import TransformerManager
 from lis_kernel.errors import ConfigError, ToolError
 from lis_kernel.protocols import Tool
 from lis_kernel.tools.literal import is_verbatim, literal
+from lis_kernel.tools.observation import observe
 from lis_kernel.tools.toolset import toolset
+from lis_kernel.types import ToolSpec
 
 TOOLS = toolset("notebook")
 
@@ -174,3 +176,28 @@ def test_the_two_sets():
         assert isinstance(tool, Tool) and tool.spec.name == name
     with pytest.raises(ConfigError, match="Known: paper, notebook"):
         toolset("all")
+
+
+class Shout:
+    """A tool of another package."""
+
+    spec = ToolSpec(name="shout", description="Says it loudly.", parameters={"type": "object"})
+
+    def to_cell(self, arguments):
+        return "print('HELLO')"
+
+    def to_observation(self, result):
+        return observe(result, "plain")
+
+
+class Impostor(Shout):
+    spec = Shout.spec.model_copy(update={"name": "bash"})
+
+
+def test_tools_of_others_stand_beside_ours():
+    offered = toolset("paper", more=("test_cells:Shout",))
+    assert list(offered) == ["execute_bash", "str_replace_editor", "submit", "shout"]
+    with pytest.raises(ConfigError, match="there is a tool 'bash'"):
+        toolset("paper", more=("test_cells:Impostor",))
+    with pytest.raises(ConfigError, match="unknown 'shout'"):
+        toolset("paper", more=("shout",))

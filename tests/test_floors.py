@@ -28,6 +28,7 @@ FLOORS = {
     "benchmarks": 5,
     "rl": 5,
     "attacks": 5,
+    "agent_kernel": 6,
     "api": 6,
     "cli": 6,
     "magics": 6,

@@ -163,15 +163,21 @@ class Turns:
             return False
         results: list[ToolResult] = []
         done = False
-        for raw in raws:
-            if done:
-                results.append(_result(raw, "Not run: the task had been submitted.", True))
-                continue
-            if results:
-                await self.between()
-            seen = await self._call(raw)
-            done = done or seen.done
-            results.append(_result(raw, seen.text, seen.is_error))
+        try:
+            for raw in raws:
+                if done:
+                    results.append(_result(raw, "Not run: the task had been submitted.", True))
+                    continue
+                if results:
+                    await self.between()
+                seen = await self._call(raw)
+                done = done or seen.done
+                results.append(_result(raw, seen.text, seen.is_error))
+        except BaseException:
+            # another run may go on with the conversation: no call of it may lack an answer
+            rest = [_result(raw, "Broken off.", True) for raw in raws[len(results) :]]
+            self.context.add(ToolMessage(results=(*results, *rest)))
+            raise
         if not done and (hint := self._turns_left()):
             last = results[-1]
             results[-1] = last.model_copy(update={"text": f"{last.text}\n{hint}"})

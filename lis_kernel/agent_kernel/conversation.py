@@ -1,0 +1,264 @@
+"""What the cells of one notebook have in common: a model, a sandbox, and what was said so far.
+
+Each task is a run of its own (`agent/`), in the same sandbox, and begins with the messages of the
+run before it. What people ran in between the model is told with the next task. Everything here
+belongs to the kernel's own event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from lis_kernel.agent import Agent, events
+from lis_kernel.agent.shared import SharedSandbox
+from lis_kernel.agent.workspace import check_files, given_name
+from lis_kernel.config import RunConfig
+from lis_kernel.errors import LisKernelError, SandboxBusy, SandboxError
+from lis_kernel.kernel.outputs import OnMessage
+from lis_kernel.models import make_model
+from lis_kernel.protocols import Model
+from lis_kernel.tools.toolset import toolset
+from lis_kernel.trajectory import Trajectory
+from lis_kernel.types import CellResult, Message, Task
+
+__all__ = ["Conversation"]
+
+log = logging.getLogger(__name__)
+
+NEWS = "I ran this in your sandbox; variables, files and the shell are as it left them."
+NEWS_CELLS = 20
+NEWS_CHARS = 4_000
+"""Of one cell's source; of its outputs the model is shown as much as of its own."""
+NO_LIMIT = 30 * 86_400.0
+"""Seconds of a person's cell, who has a stop button."""
+END_SECONDS = 3.0
+"""How long a run may take to close its notebook when the kernel is told to end."""
+
+
+class Conversation:
+    """One notebook's.
+
+    Args:
+        config: of every run, until magics change it.
+        out: folder of the runs' own folders.
+        say: told in one line of anything slow or noteworthy, from any thread.
+    """
+
+    def __init__(
+        self, config: RunConfig, out: Path = Path("runs"), say: Callable[[str], None] = log.info
+    ) -> None:
+        self.config = config
+        self.out = out
+        self.messages: list[Message] = []
+        self.files: list[Path] = []
+        """For the next task."""
+        self._say = say
+        self._here: set[Path] = set()
+        """Of `files`, those that lie in the sandbox already."""
+        self._continues = ""
+        self._protocol = ""
+        self._news: list[str] = []
+        self._model: Model | None = None
+        self._shared: SharedSandbox | None = None
+        self._agent: Agent | None = None
+        self._free = asyncio.Event()
+        """Set while no run is."""
+        self._free.set()
+        self._tools = toolset("notebook")
+
+    # -- the model -------------------------------------------------------------------------------
+
+    async def use_model(self, name: str) -> None:
+        """Have `name` answer from here on; the model before it stays if that does not work.
+
+        Raises:
+            ConfigError: there is no such model, or a setting of it is wrong.
+            ModelAuth: it needs a key and there is none.
+        """
+        config = self.config.model.model_copy(update={"name": name})
+        # in a thread: a provider's SDK takes a second to load
+        model = await asyncio.to_thread(make_model, config)
+        await self._drop_model()
+        self._model = model
+        self.config = self.config.model_copy(update={"model": config})
+
+    async def _have_model(self) -> Model:
+        """The model, which lives as long as the kernel: a local one is loaded once."""
+        if self._model is None:
+            self._model = await asyncio.to_thread(make_model, self.config.model)
+        return self._model
+
+    async def _drop_model(self) -> None:
+        model, self._model = self._model, None
+        if model is not None:
+            await model.aclose()
+
+    # -- the sandbox -----------------------------------------------------------------------------
+
+    @property
+    def shared(self) -> SharedSandbox:
+        """The notebook's sandbox, which starts when it is first used.
+
+        Raises:
+            ConfigError: a setting of it is wrong.
+        """
+        if self._shared is None:
+            config, limits = self.config.sandbox, self.config.limits
+            self._shared = SharedSandbox("notebook", config, limits, say=self._say)
+        return self._shared
+
+    @property
+    def idle(self) -> SharedSandbox | None:
+        """The sandbox if it lives and nothing runs in it, for questions such as completion."""
+        shared = self._shared
+        return shared if shared is not None and shared.alive and shared.busy is None else None
+
+    def give(self, paths: list[Path]) -> None:
+        """Have these files in the sandbox, and the next task speak of them.
+
+        Raises:
+            ConfigError: one is missing, or two have the same name.
+        """
+        names = {given_name(path): path for path in paths}
+        kept = [path for path in self.files if given_name(path) not in names]
+        check_files((*kept, *paths), self.config.limits.disk_bytes)
+        self.files = [*kept, *paths]
+        self._here -= set(paths)
+
+    async def put(self) -> None:
+        """Put the files of the next task into the sandbox, for people to use before it.
+
+        Raises:
+            SandboxError: one does not fit.
+        """
+        for path in [path for path in self.files if path not in self._here]:
+            await self.shared.start()
+            inside = f"/testbed/input/{given_name(path)}"
+            try:
+                await asyncio.to_thread(self.shared.sandbox.put, path, inside)
+            except OSError as error:
+                raise SandboxError(f"{path} could not be put into the sandbox: {error}") from error
+            self._here.add(path)
+
+    # -- what runs -------------------------------------------------------------------------------
+
+    async def run_code(self, source: str, on_message: OnMessage) -> CellResult:
+        """Run a person's code; `source` begins with `%%bash` if it is for the shell.
+
+        Raises:
+            SandboxError, KernelError: the sandbox failed.
+        """
+        await self.put()
+        result = await self.shared.execute(source, timeout=NO_LIMIT, on_message=on_message)
+        bash = source.startswith("%%bash\n")
+        code, kind = (source[7:], "bash") if bash else (source, "python")
+        if len(code) > NEWS_CHARS:
+            code = f"{code[:NEWS_CHARS]}\n[...]"
+        seen = self._tools[f"execute_{kind}"].to_observation(result).text
+        self._news.append(f"~~~~{kind}\n{code.strip()}\n~~~~\n{seen}")
+        del self._news[:-NEWS_CELLS]
+        return result
+
+    async def run_task(
+        self, prompt: str, on_event: events.OnEvent, on_agent: Callable[[Agent], None]
+    ) -> Trajectory:
+        """Have the model do what `prompt` asks.
+
+        Args:
+            on_event: told what happens.
+            on_agent: given who is at work, for those who want to stop it or to pause it.
+
+        Raises:
+            ConfigError, ModelError, SandboxBusy: nothing was started.
+            TrajectoryError: the notebook of the run could not be written.
+        """
+        model = await self._have_model()
+        self._check_protocol(self.config.protocol or model.default_protocol)
+        agent: Agent
+
+        def hear(event: events.Event) -> None:
+            if isinstance(event, events.RunStarted) and self._news:
+                agent.say("\n\n".join([NEWS, *self._news]))
+                self._news.clear()
+            on_event(event)
+
+        agent = Agent(
+            self.config,
+            out=self.out,
+            model=model,
+            on_event=hear,
+            shared=self.shared,
+            listen=True,
+        )
+        on_agent(agent)
+        self._agent = agent
+        self._free.clear()
+        try:
+            task = Task(prompt=prompt, files=tuple(self.files))
+            trajectory = await agent.arun(task, history=self.messages, continues=self._continues)
+        finally:
+            self._agent = None
+            self._free.set()
+        self._here.update(self.files)
+        if trajectory.turns:  # else the model was told nothing, and may be told again
+            self.messages = list(agent.messages)
+            self._continues = trajectory.path.parent.name
+            self.files.clear()
+        return trajectory
+
+    def _check_protocol(self, protocol: str) -> None:
+        """A conversation cannot go on in another protocol: its system prompt says which one."""
+        if self.messages and protocol != self._protocol:
+            self._say(
+                "note: this model is asked in another way than the one before it, so that it does "
+                "not know of the conversation so far; the sandbox stays as it is"
+            )
+            self.messages, self._continues = [], ""
+        self._protocol = protocol
+
+    def stop(self, *, at_once: bool = False) -> bool:
+        """End what runs in the sandbox; `at_once` without waiting for its last words.
+
+        False where there is nothing that can be asked to end.
+        """
+        if self._agent is not None:
+            self._agent.abandon() if at_once else self._agent.stop()
+            return True
+        shared = self._shared
+        if shared is not None and shared.alive and shared.busy == "cell":
+            shared.interrupt()
+            return not at_once
+        return False
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    async def reset(self) -> None:
+        """Forget what was said, and end the sandbox."""
+        shared, self._shared = self._shared, None
+        self.messages, self._continues = [], ""
+        self._news.clear()
+        self._here.clear()
+        if shared is not None:
+            await shared.stop()
+
+    async def close(self) -> None:
+        """End all that runs and leave nothing behind. Never raises."""
+        if self._agent is not None:
+            self._agent.abandon()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(END_SECONDS):
+                    await self._free.wait()
+        shared = self._shared
+        try:
+            with contextlib.suppress(LisKernelError, OSError):
+                await self._drop_model()
+            await self.reset()
+        except SandboxBusy:  # the run does not end; its sandbox does
+            if shared is not None:
+                shared.sandbox.cleanup()
+        except Exception:
+            log.exception("the sandbox could not be removed")

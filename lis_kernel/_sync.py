@@ -40,6 +40,16 @@ async def on_own_loop(coro: Coroutine[Any, Any, T]) -> T:
     return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coro, loop))
 
 
+def submit(coro: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+    """Run `coro` on the background loop; the caller goes on."""
+    return asyncio.run_coroutine_threadsafe(coro, _background_loop())
+
+
+def soon(call: Callable[[], object]) -> None:
+    """Have `call` called on the background loop, for what belongs to it."""
+    _background_loop().call_soon_threadsafe(call)
+
+
 def run_sync(coro: Coroutine[Any, Any, T], on_interrupt: Callable[[], None] | None = None) -> T:
     """Run `coro` on the background loop and wait for its result.
 

@@ -1,0 +1,244 @@
+"""`%%agent` and `%agent`: a task in plain words for a model, in one of the kernel's sandboxes.
+
+A cell waits until its run has ended, or was paused. A paused run lives on: `%%sandbox` cells are
+then part of it, and `%agent resume` (or the view's button) hands back to the model.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import threading
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
+
+from lis_kernel._sync import soon, submit
+from lis_kernel.agent import Agent, events
+from lis_kernel.agent.shared import SharedSandbox
+from lis_kernel.config import RunConfig, SandboxConfig, checked
+from lis_kernel.errors import ConfigError
+from lis_kernel.magics.named import DEFAULT, Named
+from lis_kernel.models import default_model
+from lis_kernel.trajectory import Trajectory
+from lis_kernel.types import Task
+from lis_kernel.ui import LiveView, view_for_notebook
+
+__all__ = ["Agents", "runs_folder"]
+
+VERBS = ("resume", "stop", "say")
+FIELDS = {
+    "model.name": "-m",
+    "budget.turns": "--max-turns",
+    "budget.tokens": "--max-tokens",
+    "budget.cost_usd": "--max-cost",
+    "budget.seconds": "--timeout",
+    "sandbox.backend": "-b",
+    "sandbox.network": "--network",
+}
+"""Settings, as this magic calls them."""
+
+
+@magic_arguments("%%agent")
+@argument("-m", "--model", help="anthropic/…, openai/…, local/… or scripted:FILE.")
+@argument("-n", "--name", default=DEFAULT, help="The sandbox to work in; made if there is none.")
+@argument("-b", "--backend", help="Of a sandbox that is made for it.")
+@argument("--network", help="Of a sandbox that is made for it: none, open or allow=HOST,…")
+@argument("-f", "--files", action="append", metavar="PATH", help="Appears in /testbed/input.")
+@argument("-o", "--output", metavar="VAR", help="Variable for the Trajectory.")
+@argument("--max-turns", type=int, help="End after so many turns.")
+@argument("--max-tokens", type=int, help="End after so many tokens, prompts included.")
+@argument("--max-cost", type=float, help="End once the cost reaches so many USD.")
+@argument("--timeout", type=float, help="End after so many seconds; pauses do not count.")
+@argument("--protocol", choices=("tools", "blocks"), help="Tool calls, or code blocks in text.")
+@argument("--tools", choices=("notebook", "paper"), default="notebook", help="Which tools.")
+@argument("--base-url", help="Of an OpenAI-compatible server.")
+def agent_magic(line: str, cell: str) -> None:
+    """Let a model solve the cell's text, in plain words, in a sandbox.
+
+    The sandbox stays, with the variables and files that the model left; `%%sandbox` cells of the
+    same name see them. What it did is kept as a notebook in runs/ beside yours.
+
+    When the run is paused the cell ends. `%%sandbox` cells are then part of the run, and
+    `%agent resume`, `%agent stop` and `%agent say TEXT` go on with it.
+    """
+
+
+class Work:
+    """A run that was begun by a cell, until it has ended."""
+
+    def __init__(self, agent: Agent, view: LiveView, output: str | None) -> None:
+        self.agent = agent
+        self.view = view
+        self.output = output
+        self.changed = threading.Event()
+        self.paused = False
+        self.waited_for = True
+        """Whether a cell waits; else it ends by itself."""
+        self.future: Future[Trajectory] | None = None
+
+    def hear(self, event: events.Event) -> None:
+        """Called on the background loop."""
+        self.view(event)
+        if isinstance(event, events.Paused | events.Resumed):
+            self.paused = isinstance(event, events.Paused)
+            self.changed.set()
+
+
+class Agents:
+    """The runs of one kernel; `%%agent` and `%agent` go here."""
+
+    def __init__(self, shell: InteractiveShell, named: Named) -> None:
+        self._shell = shell
+        self._named = named
+        self._works: dict[str, Work] = {}
+        self._ending = threading.Lock()
+
+    def begin(self, line: str, cell: str) -> Trajectory | None:
+        """Carry out a `%%agent` cell; its trajectory, or None if it was paused.
+
+        Raises:
+            ConfigError, SandboxBusy: nothing was started.
+        """
+        args = parse_argstring(agent_magic, line)
+        if not cell.strip():
+            raise ConfigError("%%agent", "the cell is empty.", "Say what is to be done.")
+        if args.output is not None and not args.output.isidentifier():
+            raise ConfigError("-o", f"{args.output!r} is no name of a variable.")
+        sandbox = {"backend": args.backend, "network": args.network}
+        asked = {name: value for name, value in sandbox.items() if value is not None}
+        made = checked(SandboxConfig, asked, lambda name: FIELDS.get(f"sandbox.{name}", name))
+        words: dict[str, Any] = {
+            "model": {
+                "name": args.model or ("openai/" if args.base_url else default_model(os.environ)),
+                "base_url": args.base_url,
+            },
+            "budget": _given(
+                turns=args.max_turns,
+                tokens=args.max_tokens,
+                cost_usd=args.max_cost,
+                seconds=args.timeout,
+            ),
+            "tools": args.tools,
+            "protocol": args.protocol,
+        }
+        config = checked(RunConfig, words, lambda name: FIELDS.get(name, name))
+        paths = tuple(Path(path).expanduser().resolve() for path in args.files or ())
+        shared = self._named.use(args.name, made if asked else None)
+        return self._run(config, Task(prompt=cell.strip(), files=paths), shared, args.output)
+
+    def _run(
+        self, config: RunConfig, task: Task, shared: SharedSandbox, output: str | None
+    ) -> Trajectory | None:
+        def hear(event: events.Event) -> None:
+            work.hear(event)
+
+        agent = Agent(config, out=runs_folder(), on_event=hear, shared=shared, listen=True)
+        view = view_for_notebook(budget=config.budget)
+        view.follows(agent)
+        work = Work(agent, view, output)
+        self._works[shared.name] = work
+        work.future = submit(agent.arun(task))
+        work.future.add_done_callback(lambda _: self._ended(shared.name, work))
+        return self._wait(shared.name, work)
+
+    def go_on(self, line: str) -> Trajectory | None:
+        """Carry out an `%agent` line: `resume`, `stop` or `say TEXT`, with `-n NAME`.
+
+        Raises:
+            ConfigError: the line is wrong, or there is no such run.
+        """
+        verb, name, text = _parsed(line)
+        work = self._works.get(name)
+        if work is None:
+            raise ConfigError("%agent", f"no run is live in the sandbox {name!r}.")
+        if verb == "say":
+            soon(lambda: work.agent.say(text))
+            return None
+        with self._ending:
+            work.waited_for = True
+        work.paused = False
+        soon(work.agent.resume if verb == "resume" else work.agent.stop)
+        return self._wait(name, work)
+
+    def _wait(self, name: str, work: Work) -> Trajectory | None:
+        """Until the run has ended or is paused; an interrupt stops it, a second one at once."""
+        assert work.future is not None
+        presses = 0
+        while not work.future.done():
+            try:
+                work.changed.wait()
+                work.changed.clear()
+                if work.paused and not presses:
+                    with self._ending:
+                        work.waited_for = work.future.done()
+                    if not work.waited_for:
+                        print(
+                            f"Paused. %%sandbox -n {name} cells are yours and part of the run; "
+                            "`%agent resume` hands back to the model, `%agent stop` ends it."
+                        )
+                        return None
+            except KeyboardInterrupt:
+                presses += 1
+                soon(work.agent.stop if presses == 1 else work.agent.abandon)
+        return self._finish(name, work)
+
+    def _ended(self, name: str, work: Work) -> None:
+        """Called on the background loop at the run's end."""
+        with self._ending:
+            alone = not work.waited_for
+        work.changed.set()
+        if alone:  # handed back by the view's button, or from elsewhere, and no cell waits
+            threading.Thread(target=self._finish_alone, args=(name, work), daemon=True).start()
+
+    def _finish_alone(self, name: str, work: Work) -> None:
+        try:
+            self._finish(name, work)
+        except Exception as error:
+            print(f"the run in the sandbox {name!r} failed: {error}")
+
+    def _finish(self, name: str, work: Work) -> Trajectory:
+        assert work.future is not None
+        self._works.pop(name, None)
+        trajectory = None
+        try:
+            trajectory = work.future.result()
+        finally:
+            work.view.close(trajectory)
+        if work.output is not None:
+            self._shell.user_ns[work.output] = trajectory
+        return trajectory
+
+
+def runs_folder() -> Path:
+    """`runs` beside the user's notebook, or in the current folder where that is not known."""
+    notebook = Path(os.environ.get("JPY_SESSION_NAME", ""))
+    there = notebook.suffix == ".ipynb" and notebook.parent.is_dir()
+    return (notebook.parent if there else Path.cwd()) / "runs"
+
+
+def _given(**words: Any) -> dict[str, Any]:
+    return {name: value for name, value in words.items() if value is not None}
+
+
+def _parsed(line: str) -> tuple[str, str, str]:
+    """An `%agent` line's verb, sandbox and text."""
+    try:
+        words = shlex.split(line)
+    except ValueError as error:
+        raise ConfigError("%agent", f"{error}.") from error
+    name = DEFAULT
+    for option in ("-n", "--name"):
+        if option in words[:-1]:
+            at = words.index(option)
+            name = words[at + 1]
+            del words[at : at + 2]
+    verb, text = (words[0] if words else ""), " ".join(words[1:])
+    if verb not in VERBS or (verb == "say") != bool(text):
+        raise ConfigError(
+            "%agent", f"{line.strip()!r} is no order.", "Say resume, stop or say TEXT [-n NAME]."
+        )
+    return verb, name, text

@@ -1,0 +1,91 @@
+"""The sandboxes of a user's kernel, by name: made on first use, ended with the kernel at the latest.
+
+Shared by all magics of one kernel. A sandbox lives on the background loop (`_sync.py`), so it does
+not matter in which thread a magic runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from lis_kernel._sync import run_sync
+from lis_kernel.agent.shared import SharedSandbox
+from lis_kernel.config import Limits, SandboxConfig
+from lis_kernel.errors import ConfigError
+
+__all__ = ["DEFAULT", "Named"]
+
+DEFAULT = "default"
+"""The sandbox of a cell that names none."""
+
+
+class Named:
+    """Sandboxes by name.
+
+    Args:
+        say: told in one line of anything slow or noteworthy.
+    """
+
+    def __init__(self, say: Callable[[str], None] = lambda _: None) -> None:
+        self._say = say
+        self._known: dict[str, SharedSandbox] = {}
+
+    @property
+    def all(self) -> list[SharedSandbox]:
+        """Those that there are, in the order of their making."""
+        return list(self._known.values())
+
+    def get(self, name: str) -> SharedSandbox:
+        """The sandbox `name`.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        if name not in self._known:
+            known = ", ".join(self._known) or "none"
+            raise ConfigError("NAME", f"there is no sandbox {name!r}.", f"There are: {known}.")
+        return self._known[name]
+
+    def use(
+        self, name: str, config: SandboxConfig | None = None, limits: Limits | None = None
+    ) -> SharedSandbox:
+        """The sandbox `name`, made if there is none; started when something runs in it.
+
+        Raises:
+            ConfigError: there is one, and of another kind than `config` asks for.
+        """
+        known = self._known.get(name)
+        if known is None:
+            known = self._known[name] = SharedSandbox(name, config, limits, say=self._say)
+        elif config is not None and config != known.config:
+            asked = config.model_dump(exclude_unset=True)
+            differs = [k for k, v in asked.items() if v != getattr(known.config, k)]
+            raise ConfigError(
+                "-n",
+                f"the sandbox {name!r} is there already, with another {', '.join(differs)}.",
+                f"Stop it first (%sandbox stop {name}), or name another.",
+            )
+        return known
+
+    def stop(self, name: str) -> None:
+        """End the sandbox `name` and remove its files. Raises as `get`, and SandboxBusy."""
+        run_sync(self.get(name).stop())
+        del self._known[name]
+
+    def stop_all(self) -> None:
+        """End all; an agent that is at work is stopped first."""
+
+        async def stop(shared: SharedSandbox) -> None:
+            if (agent := shared.agent) is not None:
+                agent.abandon()
+                while shared.agent is not None:  # noqa: ASYNC110 - its run's end sets it
+                    await asyncio.sleep(0.02)
+            await shared.stop()
+
+        async def every() -> None:
+            stops = [stop(shared) for shared in self._known.values()]
+            await asyncio.gather(*stops, return_exceptions=True)
+
+        run_sync(every())
+        self._known.clear()

@@ -1,1 +1,3 @@
-"""Notebook magics: `%%sandbox`, `%sandbox`, `%%agent`, `%agent`. Loaded by `%load_ext lis_kernel`."""
+"""Notebook magics: `%%sandbox`, `%sandbox`, `%%agent`, `%agent`. Loaded
+by `%load_ext lis_kernel`.
+"""

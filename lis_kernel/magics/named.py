@@ -1,4 +1,4 @@
-"""The sandboxes of a user's kernel, by name: made on first use, ended with the kernel at the latest.
+"""The sandboxes of a user's kernel, by name: made on first use, ended with the kernel at last.
 
 Shared by all magics of one kernel. A sandbox lives on the background loop (`_sync.py`), so it does
 not matter in which thread a magic runs.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,13 @@ from traitlets import Instance
 from lis_kernel.agent_kernel.kernel import AgentKernel
 from lis_kernel.config import RunConfig, checked
 from lis_kernel.errors import ConfigError
+from lis_kernel.kernel.settings import parse
 from lis_kernel.models import default_model
 
 __all__ = ["config_of", "serve"]
 
-OUTPUT_BYTES = 10_000_000
-"""Of one cell's outputs, unless `limits` says otherwise: people's plots are larger than models'."""
+RUN = ("model", "budget", "tools", "protocol")
+"""What `--config` may say beside the settings of a sandbox."""
 
 
 class AgentApp(IPKernelApp):
@@ -50,20 +50,26 @@ class AgentApp(IPKernelApp):
 
 
 def config_of(words: Mapping[str, Any], model: str | None = None) -> RunConfig:
-    """The settings of every run: `words` are those of `RunConfig`, `model` names the model.
+    """The settings of every run.
+
+    Args:
+        words: those of the sandbox and its `limits`, as in every kernelspec, and beside them
+            `model`, `budget`, `tools` and `protocol` as in `RunConfig`.
+        model: the model's name; without one here or in `words`, whatever there is a key for.
 
     Raises:
         ConfigError: one is wrong, and named below `--config`.
     """
-    rest: dict[str, Any] = dict(words)
-    parts = {name: rest.get(name, {}) for name in ("model", "limits")}
-    for name, part in parts.items():
-        if not isinstance(part, Mapping):
-            raise ConfigError(f"--config.{name}", f"{part!r} is not an object.")
-    named = model or parts["model"].get("name") or default_model(os.environ)
-    rest["model"] = {**parts["model"], "name": named}
-    rest["limits"] = {"output_bytes": OUTPUT_BYTES, **parts["limits"]}
-    return checked(RunConfig, rest, lambda name: f"--config.{name}")
+    ours = {name: words[name] for name in RUN if name in words}
+    sandbox, limits = parse({k: v for k, v in words.items() if k not in RUN}, "--config")
+    asked = ours.get("model", {})
+    if not isinstance(asked, Mapping):
+        fix = 'Write e.g. {"name": "anthropic/claude-sonnet-5-5"}, or use --model.'
+        raise ConfigError("--config.model", f"{asked!r} is not an object.", fix)
+    name = model or asked.get("name") or default_model(os.environ)
+    ours["model"] = {**asked, "name": name}
+    ours.update(sandbox=sandbox, limits=limits)
+    return checked(RunConfig, ours, lambda name: f"--config.{name}")
 
 
 def serve(connection_file: Path, config: RunConfig) -> None:
@@ -75,7 +81,5 @@ def serve(connection_file: Path, config: RunConfig) -> None:
         capture_fd_output=False,  # what a child process says is for the server's log
         log_level=logging.ERROR,
     )
-    # nothing beside the notebook may pass for a module of ours
-    sys.path[:] = [place for place in sys.path if place]
     app.initialize()
     app.start()

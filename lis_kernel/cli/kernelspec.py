@@ -46,6 +46,13 @@ def install(
         list[str] | None,
         typer.Option(help="HOST_PATH:SANDBOX_PATH[:rw]; may be repeated.", show_default=False),
     ] = None,
+    agent: Annotated[
+        bool, typer.Option("--agent", help="One whose cells are tasks for a model: lis-agent.")
+    ] = False,
+    model: Annotated[
+        str | None,
+        typer.Option(help="With --agent: which model answers.", show_default="by key, else local"),
+    ] = None,
     config: Annotated[
         str, typer.Option(help="More settings (image, limits, …) as a JSON object.")
     ] = "{}",
@@ -65,17 +72,21 @@ def install(
 
     if user + sys_prefix + (prefix is not None) > 1:
         raise ConfigError("--prefix", "--user, --sys-prefix and --prefix exclude each other.")
-    words = _words(backend, network, mount, config)
-    spec = kernelspec.describe(
-        words, display_name=display_name, python=sys.executable, provisioner=not argv_only
-    )
+    if model is not None and not agent:
+        raise ConfigError("--model", "is of an agent's kernel.", "Use it with --agent.")
+    words = _words(backend, network, mount, config, agent=agent, model=model)
+    how: dict[str, Any] = {"display_name": display_name, "python": sys.executable}
+    if agent:
+        spec = kernelspec.describe_agent(words, model=model, **how)
+    else:
+        spec = kernelspec.describe(words, provisioner=not argv_only, **how)
     with TemporaryDirectory() as folder:
         source = Path(folder) / "spec"
-        kernelspec.write(source, spec)
+        kernelspec.write(source, spec, "logos-agent" if agent else "logos")
         try:
             place = KernelSpecManager().install_kernel_spec(
                 str(source),
-                name or kernelspec.default_name(backend),
+                name or (kernelspec.AGENT if agent else kernelspec.default_name(backend)),
                 user=user,
                 prefix=None if user else str(prefix or sys.prefix),
             )
@@ -92,10 +103,17 @@ def install(
 
 
 def _words(
-    backend: str, network: str | None, mount: list[str] | None, config: str
+    backend: str,
+    network: str | None,
+    mount: list[str] | None,
+    config: str,
+    *,
+    agent: bool,
+    model: str | None,
 ) -> dict[str, Any]:
     """The spec's settings, checked as far as they can be before a sandbox starts."""
     from lis_kernel.kernel.settings import parse
+    from lis_kernel.models import split_name
     from lis_kernel.sandbox import fitting
 
     registry.load(registry.SANDBOXES, backend, "--backend")
@@ -110,7 +128,14 @@ def _words(
         words["network"] = network
     if mount:
         words["mounts"] = mount
-    checked, _ = parse(words, "--config")
+    if agent:
+        from lis_kernel.agent_kernel.app import config_of
+
+        run = config_of(words, model)
+        registry.load(registry.MODELS, split_name(run.model.name)[0], "--model")
+        checked = run.sandbox
+    else:
+        checked, _ = parse(words, "--config")
     with as_options({"mounts": "--mount"}):
         fitting.check(checked, backend)
     return words
@@ -161,6 +186,7 @@ def _ours(manager: KernelSpecManager) -> list[dict[str, Any]]:
         spec = entry["spec"]
         stanza = spec["metadata"].get("kernel_provisioner", {})
         by_argv = spec["argv"][1:4] == ["-m", "lis_kernel", "kernel"]
+        by_argv |= spec["argv"][2:5] == ["-m", "lis_kernel", "agent-kernel"]
         if by_argv or stanza.get("provisioner_name") == PROVISIONER:
             found.append(
                 {

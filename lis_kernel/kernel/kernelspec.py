@@ -16,8 +16,18 @@ from typing import Any
 
 from lis_kernel.config import DEFAULT_BACKEND
 
-__all__ = ["PROVISIONER", "SHIPPED", "default_name", "describe", "describe_attach", "write"]
+__all__ = [
+    "AGENT",
+    "PROVISIONER",
+    "SHIPPED",
+    "default_name",
+    "describe",
+    "describe_agent",
+    "describe_attach",
+    "write",
+]
 
+AGENT = "lis-agent"
 PROVISIONER = "lis-provisioner"
 SHIPPED = (DEFAULT_BACKEND, "docker", "podman")
 """Backends whose kernelspecs the wheel installs."""
@@ -30,7 +40,7 @@ def default_name(backend: str) -> str:
     )
 
 
-def default_display_name(words: Mapping[str, Any]) -> str:
+def default_display_name(words: Mapping[str, Any], what: str = "Python 3") -> str:
     """What a launcher shows; anything weaker than the default is said here."""
     backend = words.get("backend", DEFAULT_BACKEND)
     notes = ["sandbox"]
@@ -40,7 +50,7 @@ def default_display_name(words: Mapping[str, Any]) -> str:
         notes.append(backend.capitalize())
     if (network := words.get("network", "none")) != "none" and backend != "local":
         notes.append("open network" if network == "open" else "some network")
-    return f"Python 3 ({', '.join(notes)})"
+    return f"{what} ({', '.join(notes)})"
 
 
 def describe(
@@ -90,11 +100,41 @@ def describe_attach() -> dict[str, Any]:
     }
 
 
-def write(folder: Path, spec: Mapping[str, Any]) -> None:
+def describe_agent(
+    words: Mapping[str, Any] | None = None,
+    *,
+    model: str | None = None,
+    display_name: str | None = None,
+    python: str = "python",
+) -> dict[str, Any]:
+    """The content of kernel.json of `lis-agent`: a notebook whose cells are tasks.
+
+    Args:
+        words: settings of the runs, see `agent_kernel/app.py`; checked by the caller.
+        model: which model answers; None takes what there is a key for when the kernel starts.
+        python: as in `describe`.
+    """
+    words = words or {}
+    # -P: nothing that lies beside a notebook may pass for a module of this process
+    argv = [python, "-P", "-m", "lis_kernel", "agent-kernel", "-f", "{connection_file}"]
+    if model is not None:
+        argv += ["--model", model]
+    if rest := {k: v for k, v in words.items() if (k, v) != ("backend", DEFAULT_BACKEND)}:
+        argv += ["--config", json.dumps(rest)]
+    return {
+        "argv": argv,
+        "display_name": display_name or default_display_name(words, "Agent"),
+        "language": "markdown",
+        "interrupt_mode": "message",
+        "metadata": {"debugger": False},
+    }
+
+
+def write(folder: Path, spec: Mapping[str, Any], logos_of: str = "logos") -> None:
     """Fill `folder`, which may exist, with kernel.json and the logos."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "kernel.json").write_text(json.dumps(spec, indent=1) + "\n", "utf-8")
-    with as_file(files("lis_kernel.kernel").joinpath("logos")) as logos:
+    with as_file(files("lis_kernel.kernel").joinpath(logos_of)) as logos:
         for logo in sorted(logos.iterdir()):
             shutil.copyfile(logo, folder / logo.name)
 
@@ -104,6 +144,7 @@ def write_shipped(root: Path) -> None:
     for backend in SHIPPED:
         write(root / default_name(backend), describe({"backend": backend}))
     write(root / "lis-attach", describe_attach())
+    write(root / AGENT, describe_agent(), "logos-agent")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def test_the_shipped_specs_are_up_to_date(tmp_path: Path) -> None:
     kernelspec.write_shipped(tmp_path)
     assert files(ROOT / "kernelspecs") == files(tmp_path), "run `make kernelspecs`"
     names = {path.name for path in tmp_path.iterdir()}
-    assert names >= {"lis-python", "lis-docker", "lis-podman", "lis-attach"}
+    assert names >= {"lis-python", "lis-docker", "lis-podman", "lis-attach", "lis-agent"}
     project = (ROOT / "pyproject.toml").read_text("utf-8")
     for name in names:
         assert f'"kernelspecs/{name}" = "share/jupyter/kernels/{name}"' in project

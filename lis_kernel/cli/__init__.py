@@ -15,7 +15,18 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from lis_kernel.cli import doctor, image, kernel, kernelspec, model, run, sandboxes, show
+from lis_kernel.cli import (
+    agent_kernel,
+    doctor,
+    image,
+    kernel,
+    kernelspec,
+    model,
+    run,
+    runs,
+    sandboxes,
+    show,
+)
 from lis_kernel.errors import ConfigError, LisKernelError, ModelError, SandboxError
 
 __all__ = ["app", "main"]
@@ -29,6 +40,9 @@ app = typer.Typer(
 )
 app.command("run", no_args_is_help=True)(run.run)
 app.command("show", no_args_is_help=True)(show.show)
+app.command("runs")(runs.runs)
+for command in (runs.attach, runs.pause, runs.resume, runs.say, runs.stop):
+    app.command()(command)
 app.command("doctor")(doctor.doctor)
 app.command("ps")(sandboxes.ps)
 app.command("clean")(sandboxes.clean)
@@ -36,6 +50,7 @@ app.add_typer(model.app, name="model")
 app.add_typer(image.app, name="image")
 app.add_typer(kernelspec.app, name="kernelspec")
 app.command("kernel", hidden=True)(kernel.kernel)
+app.command("agent-kernel", hidden=True)(agent_kernel.agent_kernel)
 
 
 @app.callback()

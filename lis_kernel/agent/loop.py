@@ -72,8 +72,11 @@ class Run:
         self.model = model
         self.sandbox = sandbox
         self.tell = agent._tell
-        self.tools = toolset(self.config.tools, self.config.limits.cell_seconds)
+        more = self.config.more_tools
+        self.tools = toolset(self.config.tools, self.config.limits.cell_seconds, more)
         self.protocol = self.config.protocol or model.default_protocol
+        if more and self.protocol == "blocks":
+            raise ConfigError("more_tools", "code blocks call none.", 'Set protocol to "tools".')
         self.meter = Meter(self.config.budget)
         self.kind = agent._kind
         self.session = KernelSession(sandbox, self.kind.limits, self.kind.setup)
@@ -85,7 +88,7 @@ class Run:
         facts = record.metadata(task, self.config, self.protocol)
         if continues:
             facts["continues"] = continues
-        self.recorder = Recorder(self.folder.notebook, facts)
+        self.recorder = Recorder(self.folder.notebook, facts, record.kernel(self.config))
         self.guests = Guests(self.handover, self.recorder, self.tell)
         self.listener = Listener(agent, self) if agent.listen else None
         self.turns: Turns | None = None

@@ -1,7 +1,8 @@
 """What a run writes into its notebook, as texts: pure functions beside `agent/loop.py`.
 
 The loop decides when something is recorded, `trajectory/` how a notebook is built and saved; here
-is what a reader of the notebook sees: set-up cell, folded prompts, turns, the outcome.
+is what a reader of the notebook sees: folded prompts, a turn and the outcome as headings, by which
+JupyterLab makes its table of contents and folds what is below.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ from collections import Counter
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
+from urllib.parse import quote
 
 from pydantic import BaseModel
 
 from lis_kernel.agent.budget import Meter
 from lis_kernel.agent.prompts import PROMPT_VERSION
 from lis_kernel.agent.workspace import Taken, given_name
-from lis_kernel.config import RunConfig
+from lis_kernel.config import DEFAULT_BACKEND, RunConfig
+from lis_kernel.kernel import kernelspec
 from lis_kernel.kernel.outputs import clean_text
 from lis_kernel.tools import observation
 from lis_kernel.trajectory.notebook import KEY
@@ -30,6 +33,7 @@ __all__ = [
     "breaches",
     "cleaned",
     "earlier",
+    "kernel",
     "metadata",
     "opening",
     "outcome_text",
@@ -67,9 +71,22 @@ def earlier(cell: Mapping[str, Any], name: str) -> dict[str, Any]:
     ours = {k: v for k, v in cell["metadata"][KEY].items() if k != "hash"}
     metadata = {
         "tags": sorted({*cell["metadata"]["tags"], "lis-earlier"}),
+        "jupyter": {"source_hidden": True, "outputs_hidden": True},
         KEY: {**ours, "kind": "earlier"},
     }
     return {**cell, "id": name, "metadata": metadata}
+
+
+def kernel(config: RunConfig) -> dict[str, str]:
+    """The kernelspec in which a run's notebook opens: a sandbox of its kind, if one is shipped."""
+    backend = config.sandbox.backend
+    words = {"backend": backend if backend in kernelspec.SHIPPED else DEFAULT_BACKEND}
+    described = kernelspec.describe(words)
+    return {
+        "name": kernelspec.default_name(words["backend"]),
+        "display_name": described["display_name"],
+        "language": described["language"],
+    }
 
 
 def opening(message: Message, *, last: bool) -> tuple[str, str, str]:
@@ -89,13 +106,15 @@ def outcome_text(
     verdicts: Mapping[str, int],
 ) -> str:
     """How the run ended, for the notebook's last cell."""
-    said = f"**{reason.value.replace('_', ' ').capitalize()}** after {meter.turns} turns"
+    head = reason.value.replace("_", " ").capitalize()
+    turns = f"{meter.turns} {'turn' if meter.turns == 1 else 'turns'}"
     answer, files, refused, _ = taken
     reached = ", ".join(f"{name} {count}×" for name, count in verdicts.items())
     lines = [
-        f"{said}, {meter.usage.total_tokens} tokens, {seconds:.1f} s. {detail}".strip(),
+        f"## {head}",
+        f"After {turns}, {meter.usage.total_tokens} tokens, {seconds:.1f} s. {detail}".strip(),
         *([f"Answer:\n\n{_fenced(answer[:2000], 'text')}"] if answer is not None else []),
-        *([f"Files: {', '.join(f'`{_name(name)}`' for name in files[:50])}"] if files else []),
+        *([f"Files: {', '.join(map(_link, files[:50]))}"] if files else []),
         *([f"Limits reached: {reached}."] if reached else []),
         *(["Not taken out:\n\n" + "\n".join(f"- {line}" for line in refused[:50])] * bool(refused)),
     ]
@@ -111,17 +130,19 @@ def breaches(notebook: Mapping[str, Any]) -> dict[str, int]:
 def turn_text(turn: int, reply: Reply, said: str) -> str:
     """A turn's markdown cell: its cost, and what the model said beside its calls."""
     usage = reply.usage
-    head = (
-        f"**Turn {turn}** · {usage.input_tokens} → {usage.output_tokens} tokens"
-        f" · {reply.seconds:.1f} s"
-    )
-    return f"{head}\n\n{said}".rstrip()
+    cost = f"{usage.input_tokens} → {usage.output_tokens} tokens · {reply.seconds:.1f} s"
+    return f"### Turn {turn}\n\n*{cost}*\n\n{said}".rstrip()
 
 
 def _name(name: str) -> str:
     """A file's name that cannot write lines of its own: it was chosen in the sandbox."""
     shown = name if name.isprintable() else name.encode("unicode_escape").decode()
     return shown.replace("`", "\\x60")
+
+
+def _link(name: str) -> str:
+    """A link to a file that was taken out: it lies beside the notebook."""
+    return f"[`{_name(name)}`](files/{quote(name, errors='surrogatepass')})"
 
 
 def _fenced(text: str, kind: str) -> str:

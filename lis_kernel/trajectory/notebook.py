@@ -22,6 +22,7 @@ __all__ = [
     "cell_id",
     "chain",
     "code_cell",
+    "fold",
     "is_json",
     "markdown_cell",
     "new_notebook",
@@ -37,17 +38,28 @@ Cell = dict[str, Any]
 Notebook = dict[str, Any]
 
 
-def new_notebook(metadata: Mapping[str, Any]) -> Notebook:
+KERNEL = {"display_name": "Python 3 (sandbox)", "language": "python", "name": "lis-python"}
+"""The kernelspec in which a trajectory opens, unless another is asked for."""
+LANGUAGE = {
+    "name": "python",
+    "file_extension": ".py",
+    "mimetype": "text/x-python",
+    "codemirror_mode": {"name": "ipython", "version": 3},
+    "nbconvert_exporter": "python",
+    "pygments_lexer": "ipython3",
+}
+"""As the kernel describes it: JupyterLab then finds nothing to change, and nothing to save."""
+LONG = 30
+"""Lines of output beyond which Jupyter shows a cell's outputs in a box that scrolls."""
+
+
+def new_notebook(metadata: Mapping[str, Any], kernel: Mapping[str, str] = KERNEL) -> Notebook:
     """An empty trajectory notebook whose `lis_kernel` metadata is `metadata`."""
     return {
         "cells": [],
         "metadata": {
-            "kernelspec": {
-                "display_name": "Python 3 (ipykernel)",
-                "language": "python",
-                "name": "python3",
-            },
-            "language_info": {"name": "python"},
+            "kernelspec": dict(kernel),
+            "language_info": dict(LANGUAGE),
             KEY: {"schema": SCHEMA, **metadata},
         },
         "nbformat": 4,
@@ -80,6 +92,17 @@ def code_cell(
         "outputs": [],
         "source": source,
     }
+
+
+def fold(cell: Cell) -> None:
+    """Have Jupyter show a code cell's outputs in a box that scrolls, if they are long."""
+    lines = 0
+    for output in cell["outputs"]:
+        said = output.get("text") or output.get("data", {}).get("text/plain") or ""
+        lines += len(said) if isinstance(said, list) else str(said).count("\n")
+        lines += sum(1 + line.count("\n") for line in output.get("traceback", []))
+    if lines > LONG:
+        cell["metadata"]["scrolled"] = True
 
 
 def cell_id(raw: str, taken: Iterable[str]) -> str:

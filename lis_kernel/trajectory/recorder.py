@@ -21,11 +21,13 @@ from typing import Any
 
 from lis_kernel.errors import TrajectoryError
 from lis_kernel.trajectory.notebook import (
+    KERNEL,
     KEY,
     Cell,
     Notebook,
     cell_id,
     chain,
+    fold,
     is_json,
     new_notebook,
     seal,
@@ -43,11 +45,14 @@ class Recorder:
     Args:
         path: where it is written; its folder exists.
         metadata: the notebook's own `lis_kernel` metadata, completed by `close`.
+        kernel: the kernelspec in which Jupyter opens it.
     """
 
-    def __init__(self, path: Path, metadata: Mapping[str, Any]) -> None:
+    def __init__(
+        self, path: Path, metadata: Mapping[str, Any], kernel: Mapping[str, str] = KERNEL
+    ) -> None:
         self.path = path
-        self.notebook: Notebook = new_notebook(metadata)
+        self.notebook: Notebook = new_notebook(metadata, kernel)
         self._texts: list[bytes] = []
         self._hash = ""
         self._ids: set[str] = set()
@@ -82,6 +87,7 @@ class Recorder:
         if cell is None:
             raise RuntimeError("finish without begin")
         cell["metadata"][KEY].update(ours)
+        fold(cell)
         self._close_cell(cell)
         return cell
 
@@ -92,8 +98,11 @@ class Recorder:
 
     def close(self, **ours: Any) -> None:
         """Add the run's outcome to the notebook's metadata and seal the chain."""
-        self.notebook["metadata"][KEY].update(ours)
-        self.notebook["metadata"][KEY]["head"] = seal(self.notebook, self._hash)
+        metadata = self.notebook["metadata"]
+        metadata[KEY].update(ours)
+        if (version := metadata[KEY].get("sandbox", {}).get("python")) is not None:
+            metadata["language_info"]["version"] = str(version)
+        metadata[KEY]["head"] = seal(self.notebook, self._hash)
         self._changes += 1
 
     def _close_cell(self, cell: Cell) -> None:

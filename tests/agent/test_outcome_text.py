@@ -17,9 +17,7 @@ def text(answer: str | None, files: list[str]) -> str:
     return outcome_text(StopReason.MAX_TURNS, "", taken, Meter(Budget()), 1.0, {})
 
 
-@pytest.mark.parametrize(
-    "name", ["a\n\n**Submitted** after", "`\n# x", "\x1b]0;evil\x07", "\u202ea"]
-)
+@pytest.mark.parametrize("name", ["a\n\n## Submitted", "`\n# x", "\x1b]0;evil\x07", "\u202ea"])
 def test_a_name_has_no_line_of_its_own(name: str) -> None:
     (line,) = [line for line in text(None, [name]).split("\n") if line.startswith("Files")]
     assert line.count("`") == 2
@@ -27,7 +25,9 @@ def test_a_name_has_no_line_of_its_own(name: str) -> None:
 
 
 def test_plain_names_stay_as_they_are() -> None:
-    assert text(None, ["résumé.csv", "a b.txt"]).endswith("Files: `résumé.csv`, `a b.txt`")
+    said = text(None, ["résumé.csv", "a b.txt"])
+    assert "Files: [`résumé.csv`](" in said
+    assert said.endswith("[`a b.txt`](files/a%20b.txt)")
 
 
 @given(st.text(alphabet="`a\n", max_size=40))

@@ -56,14 +56,15 @@ STORY = [
 
 
 def jupyter_execute(notebook: Path, testbed: Path) -> dict[str, dict[str, Any]]:
-    """What the user's `jupyter execute` makes of the notebook: its cells by id."""
+    """What `jupyter execute` makes of the notebook in this machine's own kernel: cells by id."""
     testbed.mkdir()
     places = [str(p) for p in Path("/").iterdir() if p.is_dir() and p.name not in ("proc", "dev")]
     jail = [find_bwrap(), "--proc", "/proc", "--dev", "/dev"]
     for place in places:
         jail += ["--bind", place, place]
     jail += ["--bind", str(testbed), "/testbed", "--die-with-parent"]
-    command = [sys.executable, "-m", "jupyter", "execute", str(notebook), "--output", "again"]
+    command = [sys.executable, "-m", "jupyter", "execute", "--kernel_name=python3"]
+    command += [str(notebook), "--output", "again"]
     done = subprocess.run(
         [*jail, *command], capture_output=True, text=True, check=False, timeout=90
     )

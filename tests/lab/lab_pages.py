@@ -15,7 +15,7 @@ from typing import Any
 
 import nbformat
 from lab_server import Server
-from playwright.async_api import BrowserContext, Locator, Page, expect
+from playwright.async_api import BrowserContext, Locator, Page, TimeoutError, expect
 
 MILLISECONDS = 60_000
 """For one thing to happen, on a slow machine."""
@@ -36,6 +36,7 @@ class Jupyter:
         self.server = server
         self.context = context
         self.pictures = pictures
+        self.console: list[str] = []
         context.set_default_timeout(MILLISECONDS)
 
     def write(self, name: str, *sources: str, kernel: str = "lis-python") -> Path:
@@ -67,11 +68,13 @@ class Jupyter:
         return notebook
 
     async def _go(self, page: Page, path: str) -> None:
-        page.console_lines = []  # type: ignore[attr-defined]
-        page.on("console", lambda said: page.console_lines.append(f"{said.type}: {said.text}"))  # type: ignore[attr-defined]
-        mark = "&" if "?" in path else "?"
-        await page.goto(f"{self.server.url}{path}{mark}token={self.server.token}")
-        await page.wait_for_function(READY)
+        page.on("console", lambda said: self.console.append(f"{said.type}: {said.text}"))
+        page.on("pageerror", lambda error: self.console.append(f"uncaught: {error}"))
+        await page.goto(f"{self.server.url}{path}?token={self.server.token}")
+        try:
+            await page.wait_for_function(READY)
+        except TimeoutError as error:
+            raise AssertionError("\n".join(self.console)) from error
 
 
 class Notebook:
@@ -181,8 +184,13 @@ class Notebook:
             said += f"{output['ename']}: {output['evalue']}" if "ename" in output else ""
         return said
 
-    async def shown(self, number: int, selector: str = ".jp-OutputArea-output") -> Locator:
-        """Something in the cell's outputs, brought into view."""
+    async def said_by_all(self) -> list[str]:
+        """`text` of each code cell."""
+        kinds = await self.value("panel.content.widgets.map(cell => cell.model.type)")
+        return [await self.text(n) for n, kind in enumerate(kinds) if kind == "code"]
+
+    async def in_view(self, number: int, selector: str) -> Locator:
+        """Something in the cell, brought into view."""
         await self.js(f"await panel.content.scrollToItem({number});")
         found = self.cell(number).locator(selector).first
         await found.scroll_into_view_if_needed()

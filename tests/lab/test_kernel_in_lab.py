@@ -36,10 +36,10 @@ async def test_cells_images_and_frames(lab: Jupyter) -> None:
     notebook = await lab.open("kernel.ipynb")
     assert await notebook.run(0) == "('/testbed', True)"
     assert "Bergen" in await notebook.run(1)
-    table = await notebook.shown(1, ".jp-RenderedHTMLCommon table")
+    table = await notebook.in_view(1, ".jp-RenderedHTMLCommon table")
     assert await table.locator("tbody tr").count() == 2
     await notebook.run(2)
-    image = await notebook.shown(2, "img")
+    image = await notebook.in_view(2, "img")
     assert await image.evaluate("image => image.decode().then(() => image.naturalWidth)") > 300
     assert "ZeroDivisionError" in await notebook.run(3)
     await notebook.select(0)

@@ -32,9 +32,15 @@ def ansi(text: str) -> str:
     return "\n".join(lines)
 
 
+class _Done(list[tuple[Style, str]]):
+    """What a line shows so far; after a carriage return the next text is written over it."""
+
+    returned = False
+
+
 def _line(line: str, pen: dict[str, str]) -> str:
-    """One line; `pen` goes on in the next. After a carriage return it is written anew."""
-    done: list[tuple[Style, str]] = []
+    """One line; `pen` goes on in the next."""
+    done = _Done()
     at = 0
     for found in _SEQUENCE.finditer(line):
         _write(done, line[at : found.start()], pen)
@@ -45,12 +51,16 @@ def _line(line: str, pen: dict[str, str]) -> str:
     return "".join(_span(style, piece) for style, piece in done)
 
 
-def _write(done: list[tuple[Style, str]], piece: str, pen: dict[str, str]) -> None:
-    if "\r" in piece:
-        head, _, last = piece.rpartition("\r")
-        if last or head:
+def _write(done: _Done, piece: str, pen: dict[str, str]) -> None:
+    head, back, last = piece.rpartition("\r")
+    if piece and done.returned and not piece.startswith("\r"):
+        done.clear()
+        done.returned = False
+    if back:
+        if last or head.strip("\r"):
             done.clear()
-        piece = last or head.rpartition("\r")[2]
+        done.returned = not last
+        piece = last or head.rstrip("\r").rpartition("\r")[2]
     while "\b" in piece:
         before, _, piece = piece.partition("\b")
         if before:

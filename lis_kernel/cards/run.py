@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from lis_kernel.cards.code import code, markdown
@@ -215,6 +215,7 @@ def _spoken(one: Step) -> str:
 
 _MARKS = re.compile(r"^[#>\s]+|\*\*|__|`")
 """Of Markdown, in a line that shows its text alone."""
+_SAYS = re.compile(r"^The user says: (.+)$", re.MULTILINE)
 
 
 def _first_line(call: Call) -> str:
@@ -268,7 +269,7 @@ def body(one: Step, clean: Clean | None = None, *, bare: bool = False) -> str:
         thought = text(one.reasoning.strip()[:20_000], f"{MUTED};font-size:12px")
         shown.append(fold(f'<span style="{MUTED};font-size:12px">thoughts</span>', thought))
     if one.text.strip():
-        said = markdown(one.text)
+        said = text(one.text, MONO) if one.kind == "message" else markdown(one.text)
         shown.append(f'<div style="margin:0 0 6px 0">{said}</div>')
     shown += [call(cell, clean, bare=bare) for cell in one.calls]
     shown += [_note(line) for line in one.notes]
@@ -278,25 +279,33 @@ def body(one: Step, clean: Clean | None = None, *, bare: bool = False) -> str:
 def step(one: Step, clean: Clean | None = None, *, open: bool = False, bare: bool = False) -> str:
     """A step as a line that opens."""
     first = one.calls[0] if one.calls else None
-    if one.text.strip():
-        line = escape(clipped(_MARKS.sub("", one.text.strip().split("\n")[0]), 160))
+    if one.kind == "message":
+        said = [words[1] for words in _SAYS.finditer(one.text)]
+        line = clipped(" · ".join(said) or "what you ran, and what it gave", 160)
+    elif one.text.strip():
+        line = clipped(_MARKS.sub("", one.text.strip().split("\n")[0]), 160)
     elif first is not None:
-        line = f'<span style="{MONO}">{escape(clipped(_first_line(first), 160))}</span>'
+        line = clipped(_first_line(first), 160)
     else:
-        line = escape(clipped(" ".join(one.notes), 160)) if one.notes else "no action"
-    names = {"turn": str(one.number), "human": "you", "message": "said", "call": ""}
+        line = clipped(" ".join(one.notes), 160) or "no action"
+    names = {"turn": str(one.number), "human": "you", "message": "told", "call": ""}
     name = names[one.kind]
     ink = MUTED if one.kind == "turn" else f"color:{colour('active')};font-weight:600"
-    left = f'<span style="{ink};display:inline-block;min-width:20px">{name}</span> {line}'
+    font = MONO if first is not None and not one.text.strip() else ""
+    left = (
+        f'<span style="{ink};display:inline-block;min-width:20px">{name}</span> '
+        f'<span title="{escape(line)}" style="{font}">{escape(line)}</span>'
+    )
     right = ""
     if len(one.calls) > 1:
         bad = sum(cell.failed for cell in one.calls)
-        tone, said = ("bad", f"{bad} failed") if bad else ("good", "✓")
+        tone, mark = ("bad", f"{bad} failed") if bad else ("good", "✓")
         spent = duration(sum(cell.seconds for cell in one.calls))
-        right = f'{len(one.calls)} calls · <span style="color:{colour(tone)}">{said}</span> {spent}'
+        right = f'{len(one.calls)} calls · <span style="color:{colour(tone)}">{mark}</span> {spent}'
     elif first is not None:
         right = _status(first)
-    inner = f'<div style="margin-left:14px">{body(one, clean, bare=bare)}</div>'
+    shown = replace(one, text="") if one.text.strip() == line and len(line) < 80 else one
+    inner = f'<div style="margin-left:14px">{body(shown, clean, bare=bare)}</div>'
     return fold(title(left, right), inner, open=open)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["address", "card_of", "cell_of", "output_files", "shown_path", "step_of", "tone_of"]
 
 _TONES = {"submitted": "good", "interrupted": "plain"}
+_HEAD = re.compile(r"(?:### Turn \d+\n\n\*[^\n]*\*|\*\*Turn \d+\*\*[^\n]*)(?:\n\n|$)")
+"""Of a turn's cell, as it is now and as it was."""
 _BUDGETS = {"max_turns", "max_tokens", "max_cost", "timeout", "context_window"}
 FILES = 24
 
@@ -121,8 +124,9 @@ def _steps(cells: list[dict[str, Any]]) -> list[cards.Step]:
 
 
 def _said(source: str) -> str:
-    """What the model said, of a turn's cell: its first line is ours."""
-    return source.partition("\n\n")[2]
+    """What the model said, of a turn's cell: its head is ours."""
+    found = _HEAD.match(source)
+    return source if found is None else source[found.end() :]
 
 
 def _call(cell: dict[str, Any], ours: dict[str, Any], tool: str) -> cards.Call:

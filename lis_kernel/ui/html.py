@@ -50,7 +50,7 @@ def present(record: Record, clean: Clean | None) -> str:
     if record.streaming == "text":
         said = cards.markdown(one.text) if one.text.strip() else ""
         return _now(one.number, "the model is writing", said)
-    words = {"human": "you", "message": "said"}.get(one.kind, "")
+    words = {"human": "you", "message": "told"}.get(one.kind, "")
     return _now(one.number, words, body(one, clean))
 
 

@@ -324,6 +324,8 @@ class LiveView:
                 self.mode = "html"
                 with self._lock:
                     self._dirty |= ALL
+            else:
+                self._panel.ping()
         elif self.mode == "html" and self._heard:
             self.mode = "widgets"
             with self._lock:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import ipywidgets
-from ipywidgets import HTML, Button, HBox, Text, Textarea, VBox
+from ipywidgets import HTML, Button, HBox, Layout, Text, Textarea, VBox
 
 __all__ = ["MIME", "Panel"]
 
@@ -59,7 +59,7 @@ class Panel:
 
     Args:
         stop, pause, say, run: called with what a person wants; `pause` also hands back.
-        takes_cells: whether a person's cells can be run while the model waits.
+        alive: called when a front end has answered a `ping`.
     """
 
     def __init__(
@@ -102,7 +102,10 @@ class Panel:
         self._face: Any = None
         self.shows(PAUSE)
         self._listen(stop, pause, say, run)
-        self._probe(alive)
+        self._alive = alive
+        self._pings: list[Any] = []
+        for widget in (self._stop, self._pause, self._words, self._send, self._code, self._go):
+            _heard(widget)
 
     @staticmethod
     def _html(name: str) -> HTML:
@@ -136,16 +139,17 @@ class Panel:
             warnings.simplefilter("ignore")
             self._words.on_submit(send)
 
-    def _probe(self, alive: Callable[[], None]) -> None:
-        """Learn whether a front end holds our widgets and is heard while the cell runs.
+    def ping(self) -> None:
+        """Ask whether a front end holds our widgets, and is heard while the cell runs.
 
-        It is asked to copy one number to another, which it does where it knows the models, drawn
-        or not, and says so.
+        It is to copy one text to another, which it does where it knows the models, drawn or not,
+        and says so. Each time with new ones: an answer that waits for the end of the cell, as the
+        first do that come before there is a subshell, holds back all others of its model.
         """
-        near, far = ipywidgets.IntText(1), ipywidgets.IntText(0)
-        self._link = ipywidgets.jsdlink((near, "value"), (far, "value"))
-        self._ends = (near, far)
-        far.observe(lambda _: alive(), "value")
+        near, far = Layout(width="1px"), Layout(width="0px")
+        far.observe(lambda _: self._alive(), "width")
+        _heard(far)
+        self._pings += [near, far, ipywidgets.jsdlink((near, "width"), (far, "width"))]
 
     # -- what it shows ---------------------------------------------------------------------------
 
@@ -154,6 +158,7 @@ class Panel:
         if face != self._face:
             self._face = face
             self._pause.description, self._pause.icon, self._pause.tooltip = face
+            self._pause.button_style = "primary" if face == HAND_BACK else ""
 
     def takes_cells(self, hint: str) -> None:
         """Show the place for a person's cell, with `hint` beside it; hide it if that is empty."""
@@ -183,11 +188,20 @@ class Panel:
         record = HTML(html)
         self.root.remove_class("lis-live")
         self.root.children = (record,)
-        self._link.close()
         gone = [*self._past, self.present, self._steps, self.steps, self.controls, self.cell]
         gone += [self.head, self.files, self.foot, self.hint, self._stop, self._pause]
-        for widget in (*gone, self._words, self._send, self._code, self._go, *self._ends):
+        for widget in (*gone, self._words, self._send, self._code, self._go, *self._pings):
             widget.close()
+
+
+def _heard(widget: Any) -> None:
+    """Have messages to a widget handled where the front end sends them, be that a subshell.
+
+    From 7.4 on ipykernel hands them to the shell that spoke last to the widget, which is the one
+    whose cell is running.
+    """
+    if hasattr(widget.comm, "_reply_subshell_for"):
+        widget.comm._reply_subshell_for = lambda _, chosen: chosen
 
 
 def _shown(widget: Any, there: bool) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lis_kernel.api import arun_many, load, run, run_many
     from lis_kernel.config import Budget, Limits, ModelConfig, RunConfig, SandboxConfig
     from lis_kernel.kernel.pool import Pool
+    from lis_kernel.kernel.session import Kernel
     from lis_kernel.protocols import Model, Sandbox, Tool
     from lis_kernel.rollout import Rollout
     from lis_kernel.trajectory import Trajectory, Turn
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Agent",
     "Budget",
+    "Kernel",
     "Limits",
     "Model",
     "ModelConfig",
@@ -48,6 +50,7 @@ _HOMES = {
     "lis_kernel.api": ["arun_many", "load", "run", "run_many"],
     "lis_kernel.config": ["Budget", "Limits", "ModelConfig", "RunConfig", "SandboxConfig"],
     "lis_kernel.kernel.pool": ["Pool"],
+    "lis_kernel.kernel.session": ["Kernel"],
     "lis_kernel.protocols": ["Model", "Sandbox", "Tool"],
     "lis_kernel.rollout": ["Rollout"],
     "lis_kernel.trajectory": ["Trajectory", "Turn"],

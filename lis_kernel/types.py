@@ -237,3 +237,13 @@ class Observation(Value):
     exit_code: int | None = None
     truncated: bool = False
     done: bool = False
+
+    def _repr_html_(self) -> str:
+        from lis_kernel import cards
+
+        tone: cards.Tone = "bad" if self.is_error else "good"
+        word = "error" if self.is_error else "ok"
+        said = word if self.exit_code is None else f"exit code {self.exit_code}"
+        more = [word for word in ("truncated", "done") if getattr(self, word)]
+        head = cards.badge(said, tone) + "".join(f" {cards.badge(word)}" for word in more)
+        return cards.page(head, cards.pre(cards.ansi(self.text)))

@@ -8,6 +8,7 @@ from lis_kernel.cards.code import code, markdown, pre
 from lis_kernel.cards.files import PREVIEW_BYTES, File, files
 from lis_kernel.cards.outputs import Clean, outputs
 from lis_kernel.cards.parts import (
+    Tone,
     badge,
     bar,
     box,
@@ -16,11 +17,13 @@ from lis_kernel.cards.parts import (
     fold,
     label,
     link,
+    note,
     page,
+    row,
     table,
     text,
 )
-from lis_kernel.cards.run import Call, Run, Step, amount, duration, run, step
+from lis_kernel.cards.run import Call, Run, Step, amount, call, duration, run, step
 
 __all__ = [
     "PREVIEW_BYTES",
@@ -29,11 +32,13 @@ __all__ = [
     "File",
     "Run",
     "Step",
+    "Tone",
     "amount",
     "ansi",
     "badge",
     "bar",
     "box",
+    "call",
     "code",
     "duration",
     "escape",
@@ -43,9 +48,11 @@ __all__ = [
     "label",
     "link",
     "markdown",
+    "note",
     "outputs",
     "page",
     "pre",
+    "row",
     "run",
     "step",
     "table",

@@ -27,6 +27,7 @@ __all__ = [
     "fold",
     "label",
     "link",
+    "note",
     "page",
     "plain",
     "row",
@@ -38,14 +39,14 @@ __all__ = [
 
 Tone = Literal["good", "bad", "warn", "active", "plain"]
 
-# `rgb(…)` within `var(…)`: JupyterLab's sanitizer keeps a colour that holds one
+# `rgb(…)` within `var(…)`: JupyterLab's sanitizer keeps a colour that holds one, though no border
 _COLOURS: dict[str, str] = {
     "good": "var(--jp-success-color1, var(--vscode-testing-iconPassed, rgb(46, 150, 80)))",
     "bad": "var(--jp-error-color1, var(--vscode-errorForeground, rgb(215, 65, 60)))",
     "warn": "var(--jp-warn-color1, var(--vscode-editorWarning-foreground, rgb(215, 125, 20)))",
     "active": "var(--jp-brand-color1, var(--vscode-textLink-foreground, rgb(30, 125, 220)))",
     "plain": "var(--jp-ui-font-color2, var(--vscode-descriptionForeground, rgb(120, 120, 120)))",
-    "line": "var(--jp-border-color2, var(--vscode-panel-border, rgba(128, 128, 128, 0.35)))",
+    "line": "rgba(128, 128, 128, 0.35)",
     "faint": "rgba(128, 128, 128, 0.22)",
     "ground": "var(--jp-layout-color1, var(--vscode-editor-background, transparent))",
 }
@@ -105,7 +106,7 @@ def badge(value: str, tone: Tone = "plain") -> str:
     ink = _COLOURS[tone]
     return (
         f'<span style="display:inline-flex;align-items:center;gap:6px;padding:1px 9px 1px 8px;'
-        f"border:1px solid {ink};border-radius:10px;color:{ink};font-size:12px;line-height:1.5;"
+        f"border:1px solid;border-radius:10px;color:{ink};font-size:12px;line-height:1.5;"
         f'font-weight:600;white-space:nowrap">'
         f'<span style="width:7px;height:7px;border-radius:4px;background-color:{ink}"></span>'
         f"{escape(value)}</span>"
@@ -125,20 +126,25 @@ def bar(name: str, value: str, part: float | None, *, of: str = "") -> str:
             f'width:{100 * part:.1f}%;background-color:{_COLOURS[tone]}"></div></div>'
         )
     return (
-        f'<div style="flex:1 1 96px;min-width:84px">{label(name)}'
+        f'<div style="flex:1 1 88px;min-width:80px">{label(name)}'
         f'<div style="font-size:14px;font-weight:600;white-space:nowrap;line-height:1.3">'
         f"{escape(value)}{tail}</div>{drawn}</div>"
     )
 
 
-def row(parts: Iterable[str], gap: int = 20) -> str:
+def note(line: str, tone: Tone = "warn") -> str:
+    """A small line in the colour of what it says."""
+    return f'<div style="color:{_COLOURS[tone]};font-size:12px;margin-top:4px">{escape(line)}</div>'
+
+
+def row(parts: Iterable[str], gap: int = 16) -> str:
     """Parts side by side; they wrap in a narrow window."""
     return f'<div style="display:flex;flex-wrap:wrap;gap:12px {gap}px">{"".join(parts)}</div>'
 
 
 def box(inner_html: str, tone: Tone | None = None) -> str:
     """A quiet ground with, for a tone, a line of its colour on the left."""
-    edge = f"border-left:3px solid {_COLOURS[tone]};" if tone else ""
+    edge = f"border-left:3px solid;border-left-color:{_COLOURS[tone]};" if tone else ""
     return (
         f'<div style="background-color:{WASH};{edge}border-radius:3px;padding:8px 12px;'
         f'overflow:auto;max-height:420px">{inner_html}</div>'

@@ -27,6 +27,7 @@ from lis_kernel.cards.parts import (
     fold,
     label,
     link,
+    note,
     page,
     row,
     text,
@@ -72,7 +73,7 @@ class Call:
 class Step:
     """One turn of the model; or, between two, a person's cell or words to the model."""
 
-    kind: Literal["turn", "human", "message", "call"] = "turn"
+    kind: Literal["turn", "human", "message"] = "turn"
     number: int = 0
     text: str = ""
     reasoning: str = ""
@@ -192,7 +193,7 @@ def meters(run: Run, *, live: bool = False) -> str:
             of=duration(run.max_seconds, whole=True) if run.max_seconds else "",
         )
     )
-    return row(shown, 28)
+    return row(shown)
 
 
 def strip(steps: Sequence[Step]) -> str:
@@ -254,12 +255,8 @@ def call(call: Call, clean: Clean | None = None, *, bare: bool = False) -> str:
         f"network: {host} {'reached' if allowed else f'refused ({why})' if why else 'refused'}"
         for host, allowed, why in list(call.network)[:20]
     ]
-    shown += [_note(line) for line in warned]
+    shown += [note(line) for line in warned]
     return f'<div style="margin:0 0 12px 0">{"".join(shown)}</div>'
-
-
-def _note(line: str, tone: Tone = "warn") -> str:
-    return f'<div style="color:{colour(tone)};font-size:12px;margin-top:4px">{escape(line)}</div>'
 
 
 def body(one: Step, clean: Clean | None = None, *, bare: bool = False) -> str:
@@ -272,7 +269,7 @@ def body(one: Step, clean: Clean | None = None, *, bare: bool = False) -> str:
         said = text(one.text, MONO) if one.kind == "message" else markdown(one.text)
         shown.append(f'<div style="margin:0 0 6px 0">{said}</div>')
     shown += [call(cell, clean, bare=bare) for cell in one.calls]
-    shown += [_note(line) for line in one.notes]
+    shown += [note(line) for line in one.notes]
     return "".join(shown)
 
 
@@ -288,7 +285,7 @@ def step(one: Step, clean: Clean | None = None, *, open: bool = False, bare: boo
         line = clipped(_first_line(first), 160)
     else:
         line = clipped(" ".join(one.notes), 160) or "no action"
-    names = {"turn": str(one.number), "human": "you", "message": "told", "call": ""}
+    names = {"turn": str(one.number), "human": "you", "message": "told"}
     name = names[one.kind]
     ink = MUTED if one.kind == "turn" else f"color:{colour('active')};font-weight:600"
     font = MONO if first is not None and not one.text.strip() else ""
@@ -304,7 +301,7 @@ def step(one: Step, clean: Clean | None = None, *, open: bool = False, bare: boo
         right = f'{len(one.calls)} calls · <span style="color:{colour(tone)}">{mark}</span> {spent}'
     elif first is not None:
         right = _status(first)
-    shown = replace(one, text="") if one.text.strip() == line and len(line) < 80 else one
+    shown = replace(one, text="") if one.text.strip() == line and len(line) < 100 else one
     inner = f'<div style="margin-left:14px">{body(shown, clean, bare=bare)}</div>'
     return fold(title(left, right), inner, open=open)
 
@@ -323,8 +320,8 @@ def foot(run: Run) -> str:
     lines = []
     if run.limits:
         reached = ", ".join(f"{name.replace('_', ' ')} {n}×" for name, n in run.limits.items())
-        lines.append(_note(f"Limits reached: {reached}"))
-    lines += [_note(line, "plain") for line in run.notes[:20]]
+        lines.append(note(f"Limits reached: {reached}"))
+    lines += [note(line, "plain") for line in run.notes[:20]]
     if run.path:
         where = link(run.path, run.address) if run.address else escape(run.path)
         lines.append(
@@ -347,8 +344,8 @@ def run(run: Run, clean: Clean | None = None) -> str:
         room -= len(made)
         shown.append(made)
     if (more := len(run.steps) - len(shown)) > 0:
-        shown.append(_note(f"{more} more steps are in the notebook", "plain"))
-    detail = _note(run.detail, "bad" if run.tone == "bad" else "plain") if run.detail else ""
+        shown.append(note(f"{more} more steps are in the notebook", "plain"))
+    detail = note(run.detail, "bad" if run.tone == "bad" else "plain") if run.detail else ""
     marks = f'<div style="margin-top:12px">{strip(run.steps)}</div>' if len(run.steps) > 1 else ""
     return page(
         head(run) + detail,

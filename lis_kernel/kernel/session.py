@@ -28,9 +28,10 @@ from lis_kernel.kernel.outputs import OnMessage, OutputCollector
 from lis_kernel.kernel.wire import Channel, WireError
 from lis_kernel.kernel.words import Words
 from lis_kernel.protocols import KernelProcess, Sandbox
+from lis_kernel.sandbox.card import card
 from lis_kernel.types import CellResult, Output, Verdict
 
-__all__ = ["KernelSession"]
+__all__ = ["Kernel", "KernelSession"]
 
 log = logging.getLogger(__name__)
 
@@ -157,6 +158,10 @@ class KernelSession:
         if self._process is None:
             raise KernelDied("the session has not been started")
         return self._process.connection_info
+
+    def _repr_html_(self) -> str:
+        state = "a cell is running" if self._cell else "idle" if self.alive else "no kernel"
+        return card(self.sandbox.describe(), state=state, alive=self.alive, name="kernel")
 
     async def _connect(self, process: KernelProcess) -> None:
         facts = process.connection_info
@@ -460,3 +465,7 @@ class KernelSession:
             cell.early = cell.idle
             cell.reply = message["content"] if isinstance(message["content"], dict) else {}
             cell.changed.set()
+
+
+Kernel = KernelSession
+"""Its name on the public face."""

@@ -22,6 +22,7 @@ from lis_kernel.config import Limits, SandboxConfig
 from lis_kernel.errors import SandboxLost
 from lis_kernel.protocols import KernelProcess, Progress
 from lis_kernel.sandbox import fitting
+from lis_kernel.sandbox.card import card
 from lis_kernel.sandbox.launch import Boot
 from lis_kernel.sandbox.network import Network
 from lis_kernel.sandbox.state import StateDir
@@ -196,6 +197,12 @@ class ProcessSandbox:
 
     def describe(self) -> Mapping[str, Any]:
         return {"backend": self.backend, "network": str(self.network)}
+
+    def _repr_html_(self) -> str:
+        runs = self._state is not None
+        state = "running" if runs else "not running"
+        created = self._created if runs else None
+        return card(self.describe(), state=state, alive=runs, created=created)
 
     def _record(self) -> None:
         """Write the record that `lis ps`, `lis clean` and the reaper read."""

@@ -38,7 +38,7 @@ class Call(Value):
     """The kernel had to be replaced, and its variables are gone."""
 
     def _repr_html_(self) -> str:
-        return cards.page(cards.step(cards.Step(kind="call", calls=[cell_of(self)]), open=True))
+        return cards.page(cards.call(cell_of(self)))
 
 
 class PersonsCell(Value):

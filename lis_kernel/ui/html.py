@@ -57,9 +57,9 @@ def present(record: Record, clean: Clean | None) -> str:
 def _now(number: int, words: str, inner: str) -> str:
     name = f"Turn {number}" if number else ""
     top = " · ".join(part for part in (name, words) if part)
-    edge = f"border-left:2px solid {colour('active')};padding-left:12px;margin:4px 0"
+    edge = f"border-left:2px solid;border-left-color:{colour('active')};padding-left:12px"
     return (
-        f'<div style="{edge}"><div style="{MUTED};font-size:12px;margin-bottom:4px">'
+        f'<div style="{edge};margin:4px 0"><div style="{MUTED};font-size:12px;margin-bottom:4px">'
         f"{cards.escape(top)}</div>{inner}</div>"
     )
 

@@ -48,6 +48,18 @@ def lab_server(environment: Path, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 @pytest.fixture(scope="session")
+def run(lab_server: Server) -> Path:
+    """The notebook of a run that has ended, below the server's root."""
+    from stories import SALES, TASK, script
+
+    model = script(lab_server.root / "script.json", SALES)
+    done = lab_server.run("lis", "run", TASK, "--model", model, "--out", "runs")
+    assert done.returncode == 0, done.stderr
+    (path,) = (lab_server.root / "runs").glob("*/trajectory.ipynb")
+    return Path(path)
+
+
+@pytest.fixture(scope="session")
 def classic_server(environment: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     yield from _server(environment, "notebook", tmp_path_factory.mktemp("classic"))
 

@@ -226,10 +226,11 @@ async def photograph(
     await use_theme(page, LIGHT)
 
 
-async def use_theme(page: Page, theme: str) -> None:
-    """Change the theme, and wait until it has been loaded."""
+async def use_theme(page: Page, theme: str, *, system: bool = True) -> None:
+    """Change the theme, and that of the whole system unless `system` is False; wait for it."""
     light = "true" if theme == LIGHT else "false"
-    await page.emulate_media(color_scheme="light" if theme == LIGHT else "dark")
+    if system:
+        await page.emulate_media(color_scheme="light" if theme == LIGHT else "dark")
     if await page.evaluate("() => !!window.jupyterapp"):
         await page.evaluate(
             "theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", theme

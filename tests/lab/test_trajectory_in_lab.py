@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import nbformat
 import pytest
@@ -13,7 +12,7 @@ import pytest_asyncio
 pytest.importorskip("playwright", reason="playwright is not installed")
 from lab_pages import Jupyter, Notebook
 from playwright.async_api import expect
-from stories import SALES, TASK, script
+from stories import SALES
 
 import lis_kernel as lis
 from lis_kernel.trajectory.notebook import KEY
@@ -24,16 +23,6 @@ pytestmark = [
     pytest.mark.timeout(600),
     pytest.mark.asyncio(loop_scope="session"),
 ]
-
-
-@pytest.fixture(scope="module")
-def run(lab_server: Any) -> Path:
-    """The notebook of a run, below the server's root."""
-    model = script(lab_server.root / "script.json", SALES)
-    done = lab_server.run("lis", "run", TASK, "--model", model, "--out", "runs")
-    assert done.returncode == 0, done.stderr
-    (path,) = (lab_server.root / "runs").glob("*/trajectory.ipynb")
-    return Path(path)
 
 
 @pytest_asyncio.fixture(loop_scope="session")

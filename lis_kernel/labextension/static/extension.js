@@ -71,14 +71,13 @@
 
   // Links of the page to notebooks below the server's root open beside it, not instead of it.
   function openBeside(app, frame, base) {
-    const front = `${base}lab/tree/`;
+    const front = new URL('lab/tree/', base).href;
     frame.addEventListener('load', () => {
       frame.contentDocument?.addEventListener('click', event => {
         const link = event.target.closest?.('a[href]');
-        const address = link && new URL(link.href);
-        if (address?.origin === location.origin && address.pathname.startsWith(front)) {
+        if (link?.href.startsWith(front)) {
           event.preventDefault();
-          const path = decodeURIComponent(address.pathname.slice(front.length));
+          const path = decodeURIComponent(link.href.slice(front.length));
           app.commands.execute('docmanager:open', { path });
         }
       });
@@ -91,7 +90,8 @@
     const show = () => {
       const content = new apputils.IFrame({
         sandbox: [
-          'allow-same-origin', 'allow-scripts', 'allow-forms', 'allow-popups', 'allow-downloads'
+          'allow-same-origin', 'allow-scripts', 'allow-forms', 'allow-downloads',
+          'allow-popups', 'allow-popups-to-escape-sandbox'
         ]
       });
       content.addClass('lis-runs');

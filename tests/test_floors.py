@@ -22,6 +22,7 @@ FLOORS = {
     "tools": 1,
     "trajectory": 1,
     "tasks": 1,
+    "values": 1,
     "kernel": 2,
     "agent": 3,
     "rollout": 4,

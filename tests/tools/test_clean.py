@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 
+import pandas
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -85,7 +86,6 @@ def test_any_text_gives_balanced_allowed_tags(text: str) -> None:
 
 
 def test_a_data_frame_stays_as_it_is() -> None:
-    pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"a": [1, 2], "b": ["<x>", "y"]})
     made = safe_html(frame._repr_html_())
     assert '<table border="1" class="dataframe">' in made

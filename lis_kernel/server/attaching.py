@@ -49,7 +49,7 @@ def attach_notebook(run: str) -> dict[str, Any]:
         ],
         "metadata": {
             "kernelspec": {
-                "display_name": "Running agent",
+                "display_name": "Join a running agent",
                 "language": "python",
                 "name": KERNELSPEC,
             },

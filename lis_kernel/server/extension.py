@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from jupyter_server.utils import url_path_join
-from traitlets import Unicode
+from traitlets import Float, Unicode
 from traitlets.config import LoggingConfigurable
 
 if TYPE_CHECKING:
@@ -29,6 +29,10 @@ class LisServer(LoggingConfigurable):
     runs_dir = Unicode(
         "runs",
         help="Folder with a folder for each run; a relative path is below the server's root_dir.",
+    ).tag(config=True)
+    keep_alive = Float(
+        15.0,
+        help="Seconds of silence in a stream of events until a comment is sent, for proxies.",
     ).tag(config=True)
 
     def __init__(self, serverapp: ServerApp) -> None:

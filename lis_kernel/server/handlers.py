@@ -35,8 +35,6 @@ __all__ = ["routes"]
 
 CLIPPED = 2000
 """Characters of a task and an answer in a list; one run's own address has all."""
-KEEP_ALIVE = 15.0
-"""Seconds of silence until a comment is sent, so that no proxy takes the stream for dead."""
 
 
 Events = AsyncGenerator[dict[str, Any], None]
@@ -230,7 +228,7 @@ class EventsHandler(Handler):
         """The next event; None if the run ended or the browser went away."""
         self.reading = reading = asyncio.ensure_future(anext(events, None))
         try:
-            while not (await asyncio.wait({reading}, timeout=KEEP_ALIVE))[0]:
+            while not (await asyncio.wait({reading}, timeout=self.lis.keep_alive))[0]:
                 self.write(": still here\n\n")
                 await self.flush()
         finally:

@@ -71,6 +71,8 @@ class Server:
             )  # fmt: skip
         self._record = home / "runtime" / f"jpserver-{self.process.pid}.json"
         self.port = self._wait()
+        self.comments = 0
+        """That kept streams of events alive."""
 
     def _wait(self) -> int:
         deadline = time.monotonic() + START_SECONDS
@@ -135,6 +137,7 @@ class Server:
             while line := response.readline():
                 if line.startswith(b"data: "):
                     yield json.loads(line.removeprefix(b"data: "))
+                self.comments += line.startswith(b":")
         finally:
             connection.close()
 

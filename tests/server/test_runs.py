@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -109,6 +111,19 @@ def test_attach_gives_a_console_and_a_notebook(server: Server, script: Any) -> N
     again = server.ask(f"lis/api/runs/{name}/attach", {})
     assert again.json == answer.json
     assert "mine" in path.read_text(), "a notebook that people worked in stays as it is"
+    server.ask(f"lis/api/runs/{name}/stop", {})
+    server.becomes(name, "interrupted")
+
+
+def test_a_run_that_does_not_answer(server: Server, script: Any) -> None:
+    name = server.start(task="Be still.", model=script(call("execute_bash", command="sleep 60")))
+    pid = server.becomes(name, "running")["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        run = server.run(name)
+        assert (run["state"], run["live"], run["task"]) == ("silent", True, "Be still.")
+    finally:
+        os.kill(pid, signal.SIGCONT)
     server.ask(f"lis/api/runs/{name}/stop", {})
     server.becomes(name, "interrupted")
 

@@ -5,6 +5,8 @@ import { make, plain } from "./words.js";
 
 const ENTRIES = 300;
 const LETTERS = 4000;
+const AT_ONCE = 3; // a browser opens six connections to a server, and the page needs some itself
+const followed = [];
 
 export class Live {
   constructor(id) {
@@ -13,10 +15,15 @@ export class Live {
     this.hint = this.add("hint", "waiting for what happens next …");
     this.events = new EventSource(api(ofRun(id, "events")));
     this.events.onmessage = (message) => this.hear(JSON.parse(message.data));
+    if (followed.push(this) > AT_ONCE) {
+      followed[0].add("hint", "no longer followed: close and open it again");
+      followed[0].close();
+    }
   }
 
   close() {
     this.events.close();
+    if (followed.includes(this)) followed.splice(followed.indexOf(this), 1);
   }
 
   hear(event) {

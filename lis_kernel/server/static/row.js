@@ -19,6 +19,9 @@ export class Row {
     this.tokens = make("span");
     this.cost = make("small");
     this.cells.tokens.append(this.tokens, this.cost);
+    this.model = make("span");
+    this.provider = make("small");
+    this.cells.model.append(this.model, this.provider);
     this.spent = make("span");
     this.when = make("small");
     this.buttons = make("td", { class: "acts" });
@@ -47,7 +50,9 @@ export class Row {
     this.answer.className = run.answer == null ? "answer detail" : "answer";
     set(this.answer, oneLine(run.answer ?? run.detail));
     const damaged = run.state === "damaged";
-    set(this.cells.model, model(run.model));
+    const [provider, name] = model(run.model);
+    set(this.model, name);
+    set(this.provider, provider);
     this.cells.model.title = run.model;
     set(this.cells.turns, damaged ? "" : run.max_turns ? `${run.turns}/${run.max_turns}` : `${run.turns}`);
     this.cells.turns.dataset.unit = run.turns === 1 && !run.max_turns ? "turn" : "turns";

@@ -47,9 +47,10 @@ export const count = (number) => number.toLocaleString("en-US");
 export const many = (number, word) => `${count(number)} ${word}${number === 1 ? "" : "s"}`;
 export const money = (usd) => (usd ? `$${usd < 0.1 ? usd.toFixed(4) : usd.toFixed(2)}` : "");
 
-// a scripted model's name is a path; its end says more than its beginning
-export function model(name) {
-  return name.replace(/^scripted:.*\//, "scripted:");
+// a model's provider and name; of a scripted one's path the end says more than the beginning
+export function model(full) {
+  const [, provider, name] = full.match(/^([a-z]+)[/:](.*)$/s) || [full, "", full];
+  return [provider, provider === "scripted" ? name.split("/").pop() : name];
 }
 
 const KINDS = {

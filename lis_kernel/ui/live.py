@@ -113,9 +113,9 @@ class LiveView:
         self._begun = time.monotonic()
         if self._lines is None:
             self._show("display_data", html.live_page(self._record, [], safe_html))
-        context = contextvars.copy_context()  # it knows which cell the display belongs to
+        self._context = contextvars.copy_context()  # it knows which cell the display belongs to
         self._thread = threading.Thread(
-            target=context.run, args=(self._work,), name="lis-view", daemon=True
+            target=self._context.run, args=(self._work,), name="lis-view", daemon=True
         )
         self._thread.start()
 
@@ -169,7 +169,10 @@ class LiveView:
         self._wake.set()
         self._thread.join(10)
         try:
-            self._end(trajectory)
+            if self._thread.is_alive():  # it is in that context still
+                self._end(trajectory)
+            else:
+                self._context.run(self._end, trajectory)
         except Exception:
             log.exception("the record of the run could not be shown")
 
@@ -182,7 +185,7 @@ class LiveView:
         final, plain = self._final(trajectory)
         self._show("update_display_data", final, plain, live=False)
         if self._panel is not None:
-            self._panel.ends(final)
+            self._panel.ends(final, self._heard)
         if trajectory is not None:
             _once(trajectory)
 

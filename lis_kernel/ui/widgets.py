@@ -183,14 +183,18 @@ class Panel:
         elif self.present.value != present:
             self.present.value = present
 
-    def ends(self, html: str) -> None:
-        """Show nothing but the record; for pages that were opened while it ran."""
-        record = HTML(html)
+    def ends(self, html: str, heard: bool) -> None:
+        """Show nothing but the record; for pages that were opened while it ran.
+
+        Where nobody was heard what a page has said waits for the cell's end, so that all stays open
+        to take it.
+        """
         self.root.remove_class("lis-live")
-        self.root.children = (record,)
+        self.root.children = (HTML(html),)
         gone = [*self._past, self.present, self._steps, self.steps, self.controls, self.cell]
         gone += [self.head, self.files, self.foot, self.hint, self._stop, self._pause]
-        for widget in (*gone, self._words, self._send, self._code, self._go, *self._pings):
+        gone += [self._words, self._send, self._code, self._go, *self._pings]
+        for widget in gone if heard else ():
             widget.close()
 
 

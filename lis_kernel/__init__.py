@@ -69,3 +69,17 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """`%load_ext lis_kernel`: `%%sandbox`, `%sandbox`, `%%agent` and `%agent`."""
+    from lis_kernel.magics import load
+
+    load(shell)
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """`%unload_ext lis_kernel`: the magics go, and their sandboxes end."""
+    from lis_kernel.magics import unload
+
+    unload(shell)

@@ -29,6 +29,8 @@ from lis_kernel.server.listing import Run, line, listed
 
 __all__ = ["attach", "pause", "resume", "runs", "say", "stop"]
 
+OTHERS = "--ZMQTerminalInteractiveShell.include_other_output=True"
+"""So that the console shows what the model runs."""
 SHOWN = 20
 """Finished runs that are shown without --all."""
 GOOD, MOVING, WAITING = "green", "cyan", "yellow"
@@ -178,7 +180,7 @@ def attach(
         raise ConfigError("--console", "jupyter_console is not installed.", fix)
     live = find(run)
     path = _ask(live, "attach")["connection_file"]
-    command = ["jupyter", "console", "--existing", path]
+    command = ["jupyter", "console", "--existing", path, OTHERS]
     if console:
         sys.stdout.flush()
         os.execv(sys.executable, [sys.executable, "-m", "jupyter_console", *command[2:]])
@@ -224,11 +226,16 @@ def stop(run: Which = None, as_json: Json = False) -> None:
 
 
 def say(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="As for `lis attach`.")],
-    text: Annotated[str, typer.Argument(metavar="TEXT", help="In plain words.")],
+    words: Annotated[
+        list[str],
+        typer.Argument(metavar="[RUN] TEXT", help="TEXT in plain words; RUN as for `lis attach`."),
+    ],
     as_json: Json = False,
 ) -> None:
     """Have the model told TEXT before its next turn."""
+    if len(words) > 2:
+        raise ConfigError("TEXT", "it is several words.", 'Put it in quotes: lis say "…".')
+    run, text = (words[0] if len(words) == 2 else None), words[-1]
     if not text.strip():
         raise ConfigError("TEXT", "it is empty.", "Write what the model should be told.")
     _do(run, "say", as_json, text=text)

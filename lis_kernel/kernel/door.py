@@ -53,8 +53,8 @@ INFO = {
         "file_extension": ".py",
     },
     "banner": (
-        "lis_kernel: you are in an agent's sandbox. Its cells are shown as they run; yours run "
-        "while it is paused (`lis pause`, `lis resume`)."
+        "lis_kernel: an agent's sandbox. Cells run while the agent is paused (`lis pause`) and are "
+        "recorded as a person's; `lis resume` hands back."
     ),
     "help_links": [],
     "status": "ok",

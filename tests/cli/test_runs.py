@@ -166,7 +166,7 @@ def test_hold_speak_hand_back_and_stop(script: Any, tmp_path: Path) -> None:
         assert lis("pause").stdout.strip() in (f"{live.id}: pausing", f"{live.id}: paused")
         while live.row["state"] != "paused":
             time.sleep(0.1)
-        said = lis("say", live.id[:17], "Look for duplicates.")
+        said = lis("say", "Look for duplicates.")
         assert said.stdout == f"{live.id}: told, paused\n"
         resumed = json.loads(lis("resume", "--json", tmp_path / "runs" / live.id).stdout)
         assert resumed["run"] == live.id

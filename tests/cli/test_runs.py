@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 from leftovers import left_within
 
+from lis_kernel.cli.runs import OTHERS
+
 pytestmark = pytest.mark.bwrap
 
 LIS = [sys.executable, "-m", "lis_kernel"]
@@ -186,7 +188,7 @@ def test_attach_says_how_to_join(script: Any, tmp_path: Path) -> None:
         assert facts == {
             "run": live.id,
             "connection_file": file,
-            "console": ["jupyter", "console", "--existing", file],
+            "console": ["jupyter", "console", "--existing", file, OTHERS],
             "notebook": f"attach-{live.id}.ipynb",
         }
         notebook = json.loads((tmp_path / facts["notebook"]).read_text())

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from lis_kernel.agent_kernel.cell import CELL_MAGICS, MAGICS
 from lis_kernel.models import DEFAULT_ANTHROPIC, DEFAULT_LOCAL, DEFAULT_OPENAI
 
-__all__ = ["Completion", "complete", "described"]
+__all__ = ["Completion", "complete", "described", "models_like", "paths_like"]
 
 MOST = 200
 
@@ -41,9 +41,9 @@ def complete(source: str, cursor: int) -> Completion:
         return nothing
     word = re.split(r"(?<!\\)[ \t]", line[found.end() :])[-1]
     if found[1] == "model":
-        matches = _models(word)
+        matches = models_like(word)
     elif found[1] == "files":
-        matches = _paths(word)
+        matches = paths_like(word)
     elif found[1] == "budget":
         known = ["turns=", "tokens=", "cost=", "seconds="]
         matches = [name for name in known if name.startswith(word)]
@@ -57,9 +57,9 @@ def _is_text(line: str) -> bool:
     return bool(line.strip()) and (not line.startswith("%") or line.startswith("%%"))
 
 
-def _models(word: str) -> list[str]:
+def models_like(word: str) -> list[str]:
     if word.startswith("scripted:"):
-        return [f"scripted:{path}" for path in _paths(word.removeprefix("scripted:"))]
+        return [f"scripted:{path}" for path in paths_like(word.removeprefix("scripted:"))]
     from lis_kernel.models import weights
 
     known = [DEFAULT_ANTHROPIC, DEFAULT_OPENAI, DEFAULT_LOCAL]
@@ -82,7 +82,7 @@ def _priced(provider: str) -> list[str]:
     return []
 
 
-def _paths(word: str) -> list[str]:
+def paths_like(word: str) -> list[str]:
     """Files and folders that begin so, as they must be written."""
     try:
         plain = "".join(shlex.split(word))

@@ -27,7 +27,7 @@ from lis_kernel.trajectory import Trajectory
 from lis_kernel.types import Task
 from lis_kernel.ui import LiveView, view_for_notebook
 
-__all__ = ["Agents", "runs_folder"]
+__all__ = ["VERBS", "Agents", "agent_line", "agent_magic", "runs_folder"]
 
 VERBS = ("resume", "stop", "say")
 FIELDS = {
@@ -42,7 +42,7 @@ FIELDS = {
 """Settings, as this magic calls them."""
 
 
-@magic_arguments("%%agent")
+@magic_arguments("%agent")
 @argument("-m", "--model", help="anthropic/…, openai/…, local/… or scripted:FILE.")
 @argument("-n", "--name", default=DEFAULT, help="The sandbox to work in; made if there is none.")
 @argument("-b", "--backend", help="Of a sandbox that is made for it.")
@@ -64,6 +64,15 @@ def agent_magic(line: str, cell: str) -> None:
 
     When the run is paused the cell ends. `%%sandbox` cells are then part of the run, and
     `%agent resume`, `%agent stop` and `%agent say TEXT` go on with it.
+    """
+
+
+def agent_line(line: str) -> None:
+    """Go on with a run that a pause has handed to you, or speak to one that works.
+
+    resume [-n NAME]       hand back to the model; the cell waits as %%agent does
+    stop [-n NAME]         end the run
+    say TEXT [-n NAME]     a word to the model, which it is told at its next turn
     """
 
 

@@ -1,224 +1,289 @@
-"""`%sandbox`: the kernel's sandboxes, and everything about them but running cells."""
+"""`%sandbox`: what can be done with sandboxes beside running cells in them."""
 
 from __future__ import annotations
 
-import html
 import shlex
+import stat
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 
+from lis_kernel import cards
 from lis_kernel._sync import run_sync
 from lis_kernel.agent.shared import SharedSandbox
-from lis_kernel.config import amount
-from lis_kernel.errors import ConfigError
+from lis_kernel.config import Limits, amount, checked
+from lis_kernel.errors import ConfigError, SandboxBusy, SandboxError
 from lis_kernel.magics.named import DEFAULT, Named
+from lis_kernel.magics.sandbox import Cells, asked_config
+from lis_kernel.sandbox.card import card
 from lis_kernel.tools.terminal import plain_text
 
-__all__ = ["VERBS", "Manager", "Table", "sandbox_line"]
+__all__ = ["VERBS", "Manager", "Shown"]
 
-FILE_BYTES = 1 << 30
-LISTED = 1_000
+HOME = PurePosixPath("/testbed")
+"""Where cells begin, and what relative paths are relative to."""
+MOST_FILES = 500
+LIMITS = {
+    "memory": "memory_bytes",
+    "disk": "disk_bytes",
+    "pids": "pids",
+    "cpus": "cpus",
+}
 
 
-class Table:
-    """Rows for a notebook and for a terminal."""
+@magic_arguments("sandbox")
+@argument("verb", nargs="?", default="ls", metavar="ls|stop|restart|put|get|files|limits|install")
+@argument("words", nargs="*", metavar="NAME|PATH|PACKAGE")
+@argument("-n", "--name", help="Which sandbox, for put, get, files and install.")
+@argument("--to", metavar="PATH", help="put, get: where to; the same name in /testbed, or here.")
+@argument("--force", action="store_true", help="get: replace what is there.")
+@argument("--all", action="store_true", help="stop: every sandbox.")
+@argument("--memory", metavar="SIZE", help="limits of a new sandbox: e.g. 4G.")
+@argument("--disk", metavar="SIZE", help="limits of a new sandbox: e.g. 2G.")
+@argument("--pids", type=int, metavar="COUNT", help="limits of a new sandbox: processes, threads.")
+@argument("--cpus", type=float, metavar="NUMBER", help="limits of a new sandbox.")
+@argument("-b", "--backend", help="With limits: of a new sandbox.")
+@argument("--network", help="With limits: of a new sandbox.")
+def sandbox_line(line: str) -> None:
+    """See and handle the sandboxes of this notebook. A cell for one begins with %%sandbox.
 
-    def __init__(self, head: Sequence[str], rows: Sequence[Sequence[str]], empty: str) -> None:
-        self.head = list(head)
-        self.rows = [[plain_text(str(cell)) for cell in row] for row in rows]
-        self._empty = empty
+    ls                     those that there are
+    stop NAME... | --all   end them; their files are removed
+    restart NAME           as new: another kernel, no files
+    put PATH... [--to P]   copy files and folders in
+    get PATH... [--to P]   copy files and folders out
+    files [PATH]           what lies in the sandbox
+    limits [NAME]          what bounds it; with options, of one that is yet to start
+    install PACKAGE...     pip, in a sandbox with a network (--network allow=index)
+    """
+
+
+class Shown:
+    """HTML for pages, text for terminals."""
+
+    def __init__(self, text: str, page: str) -> None:
+        self._text, self._page = text, page
 
     def __repr__(self) -> str:
-        if not self.rows:
-            return self._empty
-        lines = [self.head, *self.rows]
-        widths = [max(len(line[n]) for line in lines) for n in range(len(self.head))]
-        return "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-            for line in lines
-        )
+        return self._text
 
     def _repr_html_(self) -> str:
-        if not self.rows:
-            return html.escape(self._empty)
-        head = "".join(
-            f"<th style='text-align:left'>{html.escape(name)}</th>" for name in self.head
-        )
-        body = "".join(
-            "<tr>"
-            + "".join(f"<td style='text-align:left'>{html.escape(cell)}</td>" for cell in row)
-            + "</tr>"
-            for row in self.rows
-        )
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-@magic_arguments("%sandbox")
-@argument(
-    "verb",
-    nargs="?",
-    default="ls",
-    help="ls, stop [NAME…], restart, put PATH [TARGET], get PATH [TARGET], files [PATH], limits, "
-    "install PACKAGE…",
-)
-@argument("words", nargs="*", help="What the verb takes.")
-@argument("-n", "--name", default=DEFAULT, help="The sandbox, of all but ls and stop.")
-@argument("--all", action="store_true", help="With stop: all of them.")
-def sandbox_line(line: str) -> None:
-    """See and change the sandboxes of this notebook; `%%sandbox` runs cells in them.
-
-    ls lists them. stop ends one and removes its files; restart makes it as new. put copies a file
-    or folder of yours to TARGET (else /testbed), get copies one out to TARGET (else here) and
-    replaces nothing. files lists what lies at PATH (else /testbed). limits shows how much it may
-    use and what holds that. install calls pip inside.
-    """
+        return self._page
 
 
 class Manager:
-    """Carries out `%sandbox` lines.
+    """The verbs of `%sandbox`, each a method; what one returns is shown."""
 
-    Args:
-        run: runs a cell in a sandbox and shows what it shows.
-    """
-
-    def __init__(self, named: Named, run: Callable[[SharedSandbox, str], object]) -> None:
+    def __init__(self, named: Named, cells: Cells) -> None:
         self._named = named
-        self._run = run
+        self._cells = cells
 
-    def line(self, line: str) -> Table | None:
-        """One line.
+    def carry_out(self, line: str) -> Any:
+        """Carry out a `%sandbox` line.
 
         Raises:
-            ConfigError: it is wrong, or there is no such sandbox.
-            SandboxError: it could not be done.
+            ConfigError: the line is wrong.
+            SandboxBusy, SandboxError, KernelError, CellFailed: it could not be done.
         """
         args = parse_argstring(sandbox_line, line)
-        verb = VERBS.get(args.verb)
-        if verb is None:
-            known = ", ".join(VERBS)
-            raise ConfigError("%sandbox", f"there is no verb {args.verb!r}.", f"Known: {known}.")
-        return verb(self, args)
+        if args.verb not in VERBS:
+            raise ConfigError("%sandbox", f"{args.verb!r} is no order.", f"Say {', '.join(VERBS)}.")
+        return VERBS[args.verb](self, args)
 
-    def _ls(self, args: Any) -> Table:
-        _most(args, 0)
-        rows = []
-        for shared in self._named.all:
-            state = shared.busy or ("ready" if shared.alive else "not started")
-            age = f"{time.time() - shared.created:.0f} s" if shared.alive else ""
-            network = str(shared.config.network)
-            ran = str(len(shared.cells))
-            rows.append([shared.name, state, shared.config.backend, network, ran, age])
-        head = ["name", "state", "backend", "network", "cells", "age"]
-        return Table(head, rows, "no sandboxes: the first %%sandbox cell starts one")
+    # -- sandboxes -------------------------------------------------------------------------------
 
-    def _stop(self, args: Any) -> None:
-        if args.all:
-            self._named.stop_all()
-            return
-        for name in args.words or [args.name]:
+    def ls(self, args: Any) -> Any:
+        head = ["name", "state", "backend", "network", "memory", "cells", "age"]
+        rows = [_row(shared) for shared in self._named.all]
+        if not rows:
+            text = "no sandboxes; a cell that begins with %%sandbox starts one"
+            return Shown(text, cards.page(cards.note(text)))
+        return Shown(_table([head, *rows]), cards.page(cards.table(rows, head)))
+
+    def stop(self, args: Any) -> None:
+        names = [shared.name for shared in self._named.all] if args.all else _names(args)
+        if not names and not args.all:
+            raise ConfigError("%sandbox stop", "which one?", "Give its name, or --all.")
+        for name in names:
             self._named.stop(name)
+            print(f"stopped {name}")
 
-    def _restart(self, args: Any) -> None:
-        _most(args, 1)
-        name = args.words[0] if args.words else args.name
-        run_sync(self._named.get(name).restart())
+    def restart(self, args: Any) -> None:
+        for name in _names(args) or [DEFAULT]:
+            run_sync(self._named.get(name).restart())
+            print(f"restarted {name}: a new kernel, and no files")
 
-    def _put(self, args: Any) -> None:
-        source, target = _pair(args)
-        path = Path(source).expanduser()
-        if not path.exists():
-            raise ConfigError("PATH", f"{path} does not exist.", "Give an existing path.")
-        inside = PurePosixPath("/testbed", target or ".")
-        if target is None or target.endswith("/"):
-            inside /= path.resolve().name
-        shared = self._named.use(args.name)
-        run_sync(shared.start())
-        shared.sandbox.put(path.resolve(), str(inside))
-        print(f"{source} → {inside}")
+    def limits(self, args: Any) -> Any:
+        name = (_names(args) or [DEFAULT])[0]
+        words = {field: getattr(args, word) for word, field in LIMITS.items()}
+        asked = {field: value for field, value in words.items() if value is not None}
+        config = asked_config(backend=args.backend, network=args.network, mount=None, image=None)
+        if asked or config:
+            bounds = {"output_bytes": 10_000_000, **asked}
+            made = checked(Limits, bounds, lambda field: f"--{field.partition('_')[0]}")
+            self._named.make(name, config, made)
+        return _card(self._named.get(name))
 
-    def _get(self, args: Any) -> None:
-        source, target = _pair(args)
-        shared = self._named.get(args.name)
-        inside = str(PurePosixPath("/testbed", source))
-        path = Path(target or PurePosixPath(inside).name).expanduser()
-        if path.is_dir():
-            path /= PurePosixPath(inside).name
-        if path.exists():
-            raise ConfigError("TARGET", f"{path} is there already.", "Name another target.")
-        data = shared.sandbox.read(inside, FILE_BYTES + 1)
-        if data is not None:
-            if len(data) > FILE_BYTES:
-                raise ConfigError("PATH", f"{inside} has more than {amount(FILE_BYTES)}.")
-            path.write_bytes(data)
-            print(f"{inside} → {path} ({amount(len(data))})")
-            return
-        taken, refused = shared.sandbox.collect(inside, path, FILE_BYTES)
-        if not taken and not refused:
-            raise ConfigError("PATH", f"there is no {inside} in the sandbox {args.name!r}.")
-        for sentence in refused:
-            print(f"not taken: {plain_text(sentence)}")
-        print(f"{inside} → {path} ({len(taken)} files)")
+    # -- files -----------------------------------------------------------------------------------
 
-    def _files(self, args: Any) -> Table:
-        _most(args, 1)
-        inside = str(PurePosixPath("/testbed", args.words[0] if args.words else "."))
-        found = self._named.get(args.name).sandbox.listing(inside, LISTED + 1)
-        rows = [[name, amount(size)] for name, size in found[:LISTED]]
-        if len(found) > LISTED:
-            rows.append([f"[more than {LISTED}]", ""])
-        return Table(["file", "size"], rows, f"no files in {inside}")
-
-    def _limits(self, args: Any) -> Table:
-        _most(args, 0)
-        shared = self._named.use(args.name)
-        run_sync(shared.start())
-        rows = []
-        for name, held in dict(shared.sandbox.describe().get("limits", {})).items():
-            much = held["limit"]
-            bytes_ = name.endswith("_bytes") and much is not None
-            rows.append([name, amount(much) if bytes_ else str(much), str(held["held_by"])])
-        return Table(["limit", "value", "held by"], rows, "no limits are known")
-
-    def _install(self, args: Any) -> None:
+    def put(self, args: Any) -> None:
+        shared = self._started(args)
         if not args.words:
-            raise ConfigError("PACKAGE", "none is named.", "Say %sandbox install PACKAGE….")
-        shared = self._named.use(args.name)
-        if str(shared.config.network) == "none":
+            raise ConfigError("%sandbox put", "no path was given.")
+        if args.to and len(args.words) > 1 and not args.to.endswith("/"):
+            raise ConfigError("--to", "several files need a folder.", f"Write {args.to}/")
+        for word in args.words:
+            source = Path(word).expanduser()
+            if not source.exists():
+                raise ConfigError("%sandbox put", f"{word} does not exist.")
+            name = source.resolve().name
+            target = _inside(args.to or name)
+            if args.to and args.to.endswith("/"):
+                target = target / name
+            try:
+                shared.sandbox.put(source, str(target))
+            except OSError as error:
+                raise SandboxError(f"{word} does not fit into the sandbox: {error}") from error
+            print(f"{word} → {target}")
+
+    def get(self, args: Any) -> None:
+        shared = self._named.get(args.name or DEFAULT)
+        if not args.words:
+            raise ConfigError("%sandbox get", "no path was given.")
+        into = args.to is not None and (len(args.words) > 1 or Path(args.to).expanduser().is_dir())
+        for word in args.words:
+            path = _inside(word)
+            target = Path(args.to or path.name).expanduser()
+            self._take(shared, path, target / path.name if into else target, force=args.force)
+
+    def _take(
+        self, shared: SharedSandbox, path: PurePosixPath, target: Path, *, force: bool
+    ) -> None:
+        if target.exists() and not force:
+            raise ConfigError("%sandbox get", f"{target} is there already.", "Say --to or --force.")
+        limit = shared.limits.collect_bytes
+        data = shared.sandbox.read(str(path), limit + 1)
+        if data is not None and len(data) > limit:
+            raise SandboxError(f"{path} has more than {amount(limit)}, the most that is taken out")
+        if data is not None:
+            if target.is_dir():
+                raise ConfigError("%sandbox get", f"{target} is a folder.", "Say --to FILE.")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(data)
+            print(f"{path} → {target} ({amount(len(data))})")
+            return
+        if target.exists() and not stat.S_ISDIR(target.stat().st_mode):
+            raise ConfigError("%sandbox get", f"{target} is no folder.", "Say --to FOLDER.")
+        taken, refused = shared.sandbox.collect(str(path), target, limit)
+        if not taken and not refused:
+            raise SandboxError(f"there is no file or folder {path} in the sandbox")
+        print(f"{path} → {target} ({len(taken)} files)")
+        for sentence in refused[:20]:
+            print(f"not taken: {plain_text(sentence)[:300]}")
+
+    def files(self, args: Any) -> Any:
+        shared = self._named.get(args.name or DEFAULT)
+        path = _inside(args.words[0] if args.words else ".")
+        found = shared.sandbox.listing(str(path), MOST_FILES)
+        rows = [[plain_text(name)[:200], amount(size)] for name, size in sorted(found)]
+        if not rows:
+            text = f"no files in {path}"
+            return Shown(text, cards.page(cards.note(text)))
+        more = [["… and more", ""]] if len(found) == MOST_FILES else []
+        head = [str(path), "size"]
+        return Shown(_table([head, *rows, *more]), cards.page(cards.table([*rows, *more], head)))
+
+    def install(self, args: Any) -> None:
+        shared = self._named.use(args.name or DEFAULT)
+        if not args.words:
+            raise ConfigError("%sandbox install", "no package was named.")
+        if shared.config.network == "none":
             raise ConfigError(
                 "%sandbox install",
-                f"the sandbox {args.name!r} has no network, so no packages come in.",
-                f"Stop it and begin it with a cell `%%sandbox -n {args.name} "
-                "--network allow=index`, or put wheels in and `pip install` them in a "
-                "`%%sandbox bash` cell.",
+                f"the sandbox {shared.name!r} has no network, and pip needs its index.",
+                f"Begin one that may reach it: %sandbox stop {shared.name}, then "
+                f"%%sandbox -n {shared.name} --network allow=index",
             )
         words = " ".join(shlex.quote(word) for word in args.words)
-        self._run(shared, f"%%bash\npython3 -m pip install {words}")
+        self._cells.execute(shared, f"%%bash\npip install --no-input --progress-bar off {words}")
+
+    def _started(self, args: Any) -> SharedSandbox:
+        shared = self._named.use(args.name or DEFAULT)
+        if shared.busy == "cell":
+            raise SandboxBusy(f"a cell is running in the sandbox {shared.name!r}")
+        run_sync(shared.start())
+        return shared
 
 
-VERBS: dict[str, Callable[[Manager, Any], Table | None]] = {
-    "ls": Manager._ls,
-    "stop": Manager._stop,
-    "restart": Manager._restart,
-    "put": Manager._put,
-    "get": Manager._get,
-    "files": Manager._files,
-    "limits": Manager._limits,
-    "install": Manager._install,
+VERBS: dict[str, Callable[[Manager, Any], Any]] = {
+    "ls": Manager.ls,
+    "stop": Manager.stop,
+    "restart": Manager.restart,
+    "put": Manager.put,
+    "get": Manager.get,
+    "files": Manager.files,
+    "limits": Manager.limits,
+    "install": Manager.install,
 }
-"""What `%sandbox` can be told."""
 
 
-def _most(args: Any, words: int) -> None:
-    if len(args.words) > words:
-        extra = " ".join(args.words[words:])
-        raise ConfigError("%sandbox", f"{args.verb} does not take {extra!r}.", "See %sandbox?")
+def _names(args: Any) -> list[str]:
+    return [*args.words, *([args.name] if args.name else [])]
 
 
-def _pair(args: Any) -> tuple[str, str | None]:
-    if not 1 <= len(args.words) <= 2:
-        raise ConfigError("%sandbox", f"{args.verb} takes PATH and maybe TARGET.", "See %sandbox?")
-    return args.words[0], args.words[1] if len(args.words) == 2 else None
+def _inside(path: str) -> PurePosixPath:
+    return HOME / path
+
+
+def _state(shared: SharedSandbox) -> str:
+    if shared.agent is not None:
+        return f"agent {shared.agent.state}"
+    if shared.busy:
+        return "cell running"
+    return "ready" if shared.alive else "not started"
+
+
+def _row(shared: SharedSandbox) -> list[str]:
+    return [
+        shared.name,
+        _state(shared),
+        shared.config.backend,
+        shared.config.network,
+        amount(shared.limits.memory_bytes),
+        str(len(shared.cells)),
+        cards.duration(time.time() - shared.created) if shared.alive else "",
+    ]
+
+
+def _table(rows: list[list[str]]) -> str:
+    """Columns of one width, for terminals."""
+    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
+    lines = (
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _card(shared: SharedSandbox) -> Shown:
+    described = dict(shared.sandbox.describe()) if shared.alive else {"limits": {}}
+    if not shared.alive:
+        described.update(backend=shared.config.backend, network=shared.config.network)
+        described["limits"] = {field: getattr(shared.limits, field) for field in LIMITS.values()}
+    limits = described.get("limits", {})
+    rows = [["limit", "most"]]
+    for field, held in limits.items():
+        most = held.get("limit") if isinstance(held, dict) else held
+        shown = amount(int(most)) if field.endswith("_bytes") and most is not None else f"{most}"
+        rows.append([field, shown])
+    page = card(
+        described,
+        state=_state(shared),
+        alive=shared.alive,
+        name=shared.name,
+        created=shared.created if shared.alive else None,
+    )
+    return Shown(_table(rows), page)

@@ -7,7 +7,8 @@ not matter in which thread a magic runs.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 from lis_kernel._sync import run_sync
 from lis_kernel.agent.shared import SharedSandbox
@@ -21,15 +22,24 @@ DEFAULT = "default"
 
 
 class Named:
-    """Sandboxes by name.
+    """Sandboxes by name."""
 
-    Args:
-        say: told in one line of anything slow or noteworthy.
-    """
-
-    def __init__(self, say: Callable[[str], None] = lambda _: None) -> None:
-        self._say = say
+    def __init__(self) -> None:
         self._known: dict[str, SharedSandbox] = {}
+        self._hears: Callable[[str], None] = print
+
+    def _say(self, line: str) -> None:
+        """Called with anything slow or noteworthy."""
+        self._hears(line)
+
+    @contextlib.contextmanager
+    def telling(self, hears: Callable[[str], None]) -> Iterator[None]:
+        """Meanwhile `hears` is told in one line of anything slow; from any thread."""
+        usual, self._hears = self._hears, hears
+        try:
+            yield
+        finally:
+            self._hears = usual
 
     @property
     def all(self) -> list[SharedSandbox]:
@@ -67,6 +77,23 @@ class Named:
                 f"Stop it first (%sandbox stop {name}), or name another.",
             )
         return known
+
+    def make(self, name: str, config: SandboxConfig | None, limits: Limits | None) -> SharedSandbox:
+        """The sandbox `name` with other settings, not started yet.
+
+        Raises:
+            ConfigError: it runs with those that it has.
+        """
+        known = self._known.get(name)
+        if known is not None and known.alive:
+            raise ConfigError(
+                "limits",
+                f"the sandbox {name!r} runs, and keeps the limits that it began with.",
+                f"Stop it first: %sandbox stop {name}",
+            )
+        config = config or (known.config if known is not None else None)
+        made = self._known[name] = SharedSandbox(name, config, limits, say=self._say)
+        return made
 
     def stop(self, name: str) -> None:
         """End the sandbox `name` and remove its files. Raises as `get`, and SandboxBusy."""

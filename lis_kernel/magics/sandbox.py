@@ -1,140 +1,174 @@
-"""The magics of a user's kernel: `%%sandbox`, `%sandbox`, `%%agent` and `%agent`.
+"""`%%sandbox`: a cell of the user's notebook that runs in one of its sandboxes.
 
-Registered by `%load_ext lis_kernel`. A mistake of the user's, or a sandbox's failure, is one clear
-line under the cell, and fails it.
+The source goes there as it is, the outputs come back through `streams.py`, variables cross by
+`variables.py`. The sandbox lives on until `%sandbox stop`, `%unload_ext` or the kernel's end.
 """
 
 from __future__ import annotations
 
-import atexit
-import functools
-import sys
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
-from IPython.core.magic import (
-    Magics,
-    line_cell_magic,
-    magics_class,
-    no_var_expand,
-    output_can_be_silenced,
-)
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 
+from lis_kernel import values
+from lis_kernel._sync import soon, submit
 from lis_kernel.agent.shared import SharedSandbox
 from lis_kernel.config import SandboxConfig, checked
-from lis_kernel.errors import ConfigError, LisKernelError
-from lis_kernel.magics import variables
-from lis_kernel.magics.agent import Agents, agent_magic
-from lis_kernel.magics.manage import Manager, sandbox_line
+from lis_kernel.errors import ConfigError
 from lis_kernel.magics.named import DEFAULT, Named
-from lis_kernel.magics.streams import CellFailed, run_cell
+from lis_kernel.magics.streams import Screen
+from lis_kernel.magics.variables import Given, checked_names, copy_in, copy_out, given
+from lis_kernel.types import CellResult
+from lis_kernel.values import NotCopied
 
-__all__ = ["SandboxMagics", "sandbox_cell"]
+__all__ = ["Cells", "asked_config", "wants_agent"]
 
-FIELDS = {"backend": "-b", "network": "--network"}
-"""Settings of a sandbox, as this magic calls them."""
+NO_LIMIT = 30 * 86_400.0
+"""Seconds of a person's cell, who has a stop button."""
+PROBE_SECONDS = 2.0
+FIELDS = {"backend": "-b", "network": "--network", "mounts": "--mount", "image": "--image"}
 
 
-@magic_arguments("%%sandbox")
-@argument("language", nargs="?", choices=("python", "bash"), default="python", help="Of the cell.")
-@argument("-n", "--name", default=DEFAULT, help="The sandbox; made if there is none.")
-@argument("-b", "--backend", help="Of one that is made: zygote, bubblewrap, docker, podman.")
-@argument("--network", help="Of one that is made: none, open or allow=HOST,…")
-@argument("-i", "--input", action="append", metavar="VAR", help="Copy this variable in first.")
-@argument("-o", "--output", action="append", metavar="VAR", help="Copy this variable out after.")
-@argument("--timeout", type=float, help="Interrupt the cell after so many seconds.")
-@argument("--trust", action="store_true", help="Show all that it shows, scripts too.")
-@argument("--agent", action="store_true", help="The cell is a task for a model: see %%agent.")
+@magic_arguments("%sandbox")
+@argument("language", nargs="?", choices=("python", "bash"), help="What the cell is; python.")
+@argument("-n", "--name", default=DEFAULT, help="Which sandbox; made and started on first use.")
+@argument("-b", "--backend", help="Of a new one: zygote, bubblewrap, docker, podman or local.")
+@argument("--network", help="Of a new one: none, open, or allow=HOST,*.DOMAIN,index.")
+@argument("--mount", action="append", metavar="HOST:INSIDE", help="Of a new one; read-only.")
+@argument("--image", help="Of a new one with docker or podman.")
+@argument("-i", "--input", action="append", metavar="VAR", help="A variable to copy in, before.")
+@argument("-o", "--output", action="append", metavar="VAR", help="A variable to copy out, after.")
+@argument("--timeout", type=float, metavar="SECONDS", help="Interrupt the cell after so long.")
+@argument("--trust", action="store_true", help="Show its outputs as they are, scripts as well.")
+@argument("--agent", action="store_true", help="The cell is a task for a model: see %%%%agent?")
 def sandbox_cell(line: str, cell: str) -> None:
-    """Run the cell in a sandbox: in its Python, or in its one bash.
+    """Run the cell in a sandbox, which stays, with its variables and files, for later cells.
 
-    The sandbox has no network and none of your files. It is started on first use and lives, with
-    variables and files, until `%sandbox stop` or the end of this kernel.
-
-    -i and -o copy plain values, data frames and arrays, never by pickle. Scripts and the like are
-    left out of what the cell shows.
+    Variables cross as JSON or, for data frames, series and numpy arrays, as Arrow. HTML of the
+    sandbox is cleaned and scripts are left out, for this page trusts what its kernel shows.
+    The stop button interrupts the cell in the sandbox; pressed twice, it ends the kernel there.
     """
 
 
-class _Explained(Exception):
-    """What is wrong, in a line, without the traceback of the magic."""
-
-    def _render_traceback_(self) -> list[str]:
-        return [f"\x1b[31m{type(self.__cause__).__name__}\x1b[0m: {self}"]
-
-
-def _explains(magic: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(magic)
-    def explained(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return magic(*args, **kwargs)
-        except CellFailed:
-            raise
-        except (LisKernelError, OSError) as error:
-            raise _Explained(str(error)) from error
-
-    return explained
+def wants_agent(line: str) -> str | None:
+    """The line without `--agent`, if it was there."""
+    rest = re.sub(r"(?:^|(?<=\s))--agent(?=\s|$)", "", line, count=1)
+    return None if rest == line else rest.strip()
 
 
-@magics_class
-class SandboxMagics(Magics):
-    """One for each shell; `close` ends its sandboxes."""
+def asked_config(
+    *, backend: str | None, network: str | None, mount: list[str] | None, image: str | None
+) -> SandboxConfig | None:
+    """What the options say of a new sandbox, or None if nothing.
 
-    def __init__(self, shell: InteractiveShell) -> None:
-        super().__init__(shell)
+    Raises:
+        ConfigError: one is wrong.
+    """
+    words = {"backend": backend, "network": network, "image": image}
+    asked: dict[str, Any] = {name: value for name, value in words.items() if value is not None}
+    if mount:
+        asked["mounts"] = tuple(mount)
+    return checked(SandboxConfig, asked, lambda name: FIELDS.get(name, name)) if asked else None
+
+
+class Cells:
+    """Runs cells of one user's kernel in its sandboxes."""
+
+    def __init__(self, shell: InteractiveShell, named: Named) -> None:
         self._shell = shell
-        self.named = Named(lambda text: print(text, file=sys.stderr))
-        self._manager = Manager(self.named, self._run)
-        self._agents = Agents(shell, self.named)
-        atexit.register(self.close)
+        self._named = named
 
-    def close(self) -> None:
-        """End all sandboxes, and the agents in them. May be called twice."""
-        atexit.unregister(self.close)
-        self.named.stop_all()
+    def run(self, line: str, cell: str, local: Mapping[str, Any]) -> None:
+        """Carry out a `%%sandbox` cell.
 
-    def _run(self, shared: SharedSandbox, source: str) -> object:
-        return run_cell(self._shell, shared, source)
-
-    @output_can_be_silenced
-    @no_var_expand
-    @line_cell_magic
-    @_explains
-    def sandbox(self, line: str, cell: str | None = None) -> Any:
-        """`%%sandbox` runs the cell in a sandbox, see %%sandbox?; `%sandbox` manages them."""
-        if cell is None:
-            return self._manager.line(line)
-        words = line.split()
-        if "--agent" in words:
-            words.remove("--agent")
-            return self._agents.begin(" ".join(words), cell)
+        Raises:
+            ConfigError, SandboxBusy: nothing was run.
+            CellFailed, SandboxError, KernelError: the cell failed, or the sandbox.
+            KeyboardInterrupt: it was given up.
+        """
         args = parse_argstring(sandbox_cell, line)
-        asked = {n: getattr(args, n) for n in FIELDS if getattr(args, n) is not None}
-        config = checked(SandboxConfig, asked, lambda name: FIELDS.get(name, name))
-        for option, names in (("-i", args.input), ("-o", args.output)):
-            for name in names or ():
-                if not name.isidentifier():
-                    raise ConfigError(option, f"{name!r} is no name of a variable.")
-        shared = self.named.use(args.name, config if asked else None)
-        variables.copy_in(shared, args.input or [], self._shell.user_ns)
+        if args.timeout is not None and args.timeout <= 0:
+            raise ConfigError("--timeout", f"{args.timeout:g} is no time.", "Give seconds.")
+        variables = given(checked_names("-i", args.input), {**self._shell.user_ns, **local})
+        wanted = checked_names("-o", args.output)
+        config = asked_config(
+            backend=args.backend, network=args.network, mount=args.mount, image=args.image
+        )
+        shared = self._named.use(args.name, config)
         source = f"%%bash\n{cell}" if args.language == "bash" else cell
-        run_cell(self._shell, shared, source, timeout=args.timeout, trust=args.trust)
-        self._shell.push(variables.copy_out(shared, args.output or []))
-        return None
+        took = self.execute(
+            shared,
+            source,
+            timeout=args.timeout,
+            trust=args.trust,
+            variables=variables,
+            wanted=wanted,
+        )
+        read = {name: _value(one) for name, one in took.items()}
+        self._shell.push(read)  # all of them or none
 
-    @output_can_be_silenced
-    @no_var_expand
-    @line_cell_magic
-    @_explains
-    def agent(self, line: str, cell: str | None = None) -> Any:
-        """`%%agent` has a model solve the cell's text, see %%agent?; `%agent` goes on with it."""
-        return self._agents.go_on(line) if cell is None else self._agents.begin(line, cell)
+    def execute(
+        self,
+        shared: SharedSandbox,
+        source: str,
+        *,
+        timeout: float | None = None,
+        trust: bool = False,
+        variables: list[Given] | None = None,
+        wanted: list[str] | None = None,
+    ) -> dict[str, Given]:
+        """Run `source` under the user's cell; the `wanted` variables. Raises as `run`."""
+        screen = Screen(self._shell, shared.name, trust=trust)
+
+        async def work() -> tuple[CellResult, dict[str, Given]]:
+            if variables:
+                await shared.start()
+                await copy_in(shared, variables)
+            seconds = NO_LIMIT if timeout is None else timeout
+            result = await shared.execute(source, timeout=seconds, on_message=screen.message)
+            took = await copy_out(shared, wanted or []) if result.status == "ok" else {}
+            return result, took
+
+        with self._named.telling(screen.say):
+            future = submit(work())
+
+            def interrupt() -> None:
+                soon(shared.interrupt if shared.alive else future.cancel)
+
+            try:
+                result, took = screen.follow(future, interrupt)
+            except KeyboardInterrupt:
+                self._revive(shared, screen.say)
+                raise
+        screen.judge(result)
+        return took
+
+    def _revive(self, shared: SharedSandbox, say: Callable[[str], None]) -> None:
+        """The cell was given up: see that the next one does not wait for it."""
+
+        async def work() -> bool:
+            if not shared.alive or shared.agent is not None:
+                return False
+            try:
+                await shared.session.request("kernel_info_request", {}, PROBE_SECONDS)
+                return False
+            except TimeoutError:
+                await shared.session.close()
+                await shared.session.start()
+                return True
+
+        if submit(work()).result():
+            print(
+                "the cell ignored the interrupt, so its kernel was ended: "
+                "its variables are gone, its files are there"
+            )
 
 
-SandboxMagics.sandbox.__doc__ = f"{sandbox_line.__doc__}\n\n{sandbox_cell.__doc__}"
-SandboxMagics.agent.__doc__ = (
-    "`%agent resume`, `%agent stop` and `%agent say TEXT`, with `-n NAME`: go on with a run that a "
-    f"pause has handed to you.\n\n{agent_magic.__doc__}"
-)
+def _value(one: Given) -> Any:
+    try:
+        return values.load(one.form, one.data, one.name)
+    except NotCopied as error:
+        raise ConfigError(f"-o {one.name}", f"{error}.") from error

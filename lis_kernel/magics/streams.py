@@ -1,137 +1,136 @@
-"""Runs a cell in a sandbox and shows what it shows under the user's own cell, as it comes.
+"""Where a sandbox cell's messages become outputs of the user's own cell, as they come.
 
-Messages arrive on the background loop and are passed on by the thread that runs the user's cell, so
-they belong to it. What is shown is cleaned first, unless the user trusts the sandbox.
+Messages arrive on the background loop and are shown in the cell's own thread, where IPython and
+the front end take them for this cell's. What they hold is hostile, and the page runs this kernel's
+outputs as trusted: all of it passes `tools/clean.py`, unless the user said `--trust`.
 """
 
 from __future__ import annotations
 
 import queue
 import sys
+from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeVar
 
-from IPython.core.displaypub import DisplayPublisher
 from IPython.core.interactiveshell import InteractiveShell
-from IPython.display import clear_output
 
-from lis_kernel._sync import soon, submit
-from lis_kernel.agent.shared import SharedSandbox
+from lis_kernel.errors import SandboxError
+from lis_kernel.magics.failing import in_sandbox
 from lis_kernel.tools.clean import clean_bundle, safe_metadata, safe_stream
+from lis_kernel.tools.observation import befell
+from lis_kernel.tools.terminal import plain_text
 from lis_kernel.types import CellResult
 
-__all__ = ["CellFailed", "Shown", "run_cell"]
+__all__ = ["Screen"]
 
-Message = tuple[str, dict[str, Any]]
-
-
-class CellFailed(Exception):
-    """A sandbox's cell failed: the user's cell fails with it, and shows the sandbox's traceback."""
-
-    def __init__(self, name: str, text: str, traceback: list[str]) -> None:
-        super().__init__(f"{name}: {text}" if text else name)
-        self._lines = traceback or [str(self)]
-
-    def _render_traceback_(self) -> list[str]:
-        """Asked by IPython in place of the traceback of the magic."""
-        return self._lines
+T = TypeVar("T")
 
 
-class Shown:
-    """Passes a sandbox's messages on to the front end of `shell`."""
+class Screen:
+    """The outputs of one cell.
 
-    def __init__(self, shell: InteractiveShell, trust: bool) -> None:
-        self._publisher: DisplayPublisher = shell.display_pub
+    Args:
+        name: of the sandbox; its displays get names that no display of the user's has.
+        trust: show everything as it is.
+    """
+
+    def __init__(self, shell: InteractiveShell, name: str, *, trust: bool = False) -> None:
+        self._shell = shell
+        self._name = name
         self._trust = trust
-        self._told: set[str] = set()
-        self.failure: CellFailed | None = None
+        self._queue: queue.SimpleQueue[tuple[str, dict[str, Any]] | None] = queue.SimpleQueue()
+        self._dropped: set[str] = set()
+        self._error: dict[str, Any] = {}
 
-    def pass_on(self, kind: str, content: dict[str, Any]) -> None:
-        """One message, in the thread of the user's cell."""
-        if kind == "stream":
-            stream = sys.stdout if content["name"] == "stdout" else sys.stderr
-            stream.write(content["text"] if self._trust else safe_stream(content["text"]))
-            stream.flush()
+    def message(self, kind: str, content: dict[str, Any]) -> None:
+        """A message of the sandbox's kernel; from any thread."""
+        self._queue.put((kind, content))
+
+    def say(self, line: str) -> None:
+        """A line of ours; from any thread."""
+        self._queue.put(("say", {"text": line}))
+
+    def follow(self, work: Future[T], interrupt: Callable[[], None]) -> T:
+        """Show what comes until `work` is done; its result.
+
+        The first interrupt calls `interrupt` and goes on showing until the cell has ended; the
+        second one cancels `work`.
+
+        Raises:
+            KeyboardInterrupt: after the second one, or where the first one cancelled it.
+        """
+        work.add_done_callback(lambda _: self._queue.put(None))
+        presses = 0
+        while True:
+            try:
+                while (item := self._queue.get()) is not None:
+                    self._show(*item)
+                break
+            except KeyboardInterrupt:
+                presses += 1
+                if presses == 1:
+                    interrupt()
+                else:
+                    work.cancel()
+        if work.cancelled():
+            raise KeyboardInterrupt
+        return work.result()
+
+    def judge(self, result: CellResult) -> None:
+        """Fail the user's cell if the sandbox's failed.
+
+        Raises:
+            CellFailed: with the sandbox's own traceback, or what befell the cell.
+            SandboxError: the kernel had to be replaced, or a limit was reached.
+        """
+        said = befell(result.status, result.verdict, result.limit, result.restarted)
+        lost = "; its variables are gone, its files are there" if result.restarted else ""
+        if self._error and result.status == "error":
+            if said:
+                self._print(sys.stderr, f"{said}{lost}\n")
+            raise in_sandbox(self._error["ename"], self._error["evalue"], self._error["traceback"])
+        if result.status != "ok":
+            raise SandboxError((said or f"the cell ended with `{result.status}`") + lost)
+        if said:
+            self._print(sys.stderr, f"{said}{lost}\n")
+
+    # -- one message ------------------------------------------------------------------------------
+
+    def _show(self, kind: str, content: dict[str, Any]) -> None:
+        if kind == "say":
+            self._print(sys.stdout, f"{plain_text(content['text'])}\n")
+        elif kind == "stream":
+            text = content["text"] if self._trust else safe_stream(content["text"])
+            self._print(sys.stderr if content["name"] == "stderr" else sys.stdout, text)
         elif kind == "clear_output":
-            clear_output(wait=content["wait"])
+            self._shell.display_pub.clear_output(content["wait"])
         elif kind == "error":
-            name, text = safe_stream(content["ename"]), safe_stream(content["evalue"])
-            self.failure = CellFailed(name, text, [safe_stream(x) for x in content["traceback"]])
+            self._error = content  # shown once, as the cell's own
         else:
-            self._display(content, kind == "update_display_data")
+            self._display(content, update=kind == "update_display_data")
 
-    def _display(self, content: dict[str, Any], update: bool) -> None:
+    def _display(self, content: dict[str, Any], *, update: bool) -> None:
         data, metadata = content["data"], content["metadata"]
         if not self._trust:
-            cleaned = clean_bundle(data)
-            data, metadata = cleaned.data, safe_metadata(metadata)
-            self._name(cleaned.dropped)
-            if not data:
-                return
-        transient = content.get("transient", {})
-        self._publisher.publish(data, metadata, transient=transient, update=update)
+            data, dropped = clean_bundle(data)
+            metadata = safe_metadata(metadata)
+            self._note(dropped)
+        if not data:
+            return
+        name = content.get("transient", {}).get("display_id")
+        transient = {"display_id": f"sandbox-{self._name}-{name}"} if name else {}
+        self._shell.display_pub.publish(data, metadata, transient=transient, update=update)
 
-    def _name(self, dropped: tuple[str, ...]) -> None:
-        """Say once of each type that it is not shown."""
-        new = [ascii(mime)[1:-1][:80] for mime in dropped if mime not in self._told]
-        self._told.update(dropped)
-        if new:
-            print(
-                f"[not shown: {', '.join(sorted(new))}; --trust shows all that the sandbox sends]",
-                file=sys.stderr,
-            )
+    def _note(self, dropped: tuple[str, ...]) -> None:
+        """Name what is not shown, each type once a cell."""
+        for mime in dropped:
+            if mime not in self._dropped and len(self._dropped) < 10:
+                self._dropped.add(mime)
+                line = f"not shown: {plain_text(mime)[:80]} (%%sandbox --trust shows everything)\n"
+                self._print(sys.stderr, line)
 
-
-def run_cell(
-    shell: InteractiveShell,
-    shared: SharedSandbox,
-    source: str,
-    *,
-    timeout: float | None = None,
-    trust: bool = False,
-) -> CellResult:
-    """Run `source` in `shared` and show what comes; an interrupt interrupts the sandbox's cell.
-
-    `timeout` in seconds, None for the sandbox's own.
-
-    Raises:
-        CellFailed: the cell did.
-        KeyboardInterrupt: pressed a second time, while the cell does not end.
-        SandboxBusy, SandboxError, KernelError, ConfigError: see `SharedSandbox.execute`.
-    """
-    messages: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
-    shown = Shown(shell, trust)
-    running: Future[CellResult] = submit(
-        shared.execute(
-            source, timeout=timeout, on_message=lambda kind, content: messages.put((kind, content))
-        )
-    )
-    running.add_done_callback(lambda _: messages.put(None))
-    presses = 0
-    while True:
-        try:
-            message = messages.get()
-            if message is None:
-                break
-            shown.pass_on(*message)
-        except KeyboardInterrupt:
-            presses += 1
-            if presses > 1:
-                running.cancel()
-                raise
-            soon(shared.interrupt)
-    result = running.result()
-    if shown.failure is not None:
-        raise shown.failure
-    if result.status != "ok":
-        raise CellFailed(*_what_befell(result))
-    return result
-
-
-def _what_befell(result: CellResult) -> tuple[str, str, list[str]]:
-    """A cell that was stopped says nothing itself."""
-    limit = f" ({result.limit})" if result.limit else ""
-    after = "; its variables are gone" if result.restarted else ""
-    if result.verdict == "timeout" or result.status == "timeout":
-        return "Timeout", f"the cell took longer than it may{limit}{after}", []
-    return (result.verdict or result.status).capitalize(), f"the cell was ended{limit}{after}", []
+    def _print(self, stream: Any, text: str) -> None:
+        stream.write(text)
+        if self._queue.empty():  # else more comes at once, and a flush waits for the front end
+            stream.flush()

@@ -1,15 +1,15 @@
 """Run in a sandbox by `runpy.run_path`: takes values in and lays them out for the other side.
 
-The caller calls `take(path)` or `lay(path, names, values)` of what the run gives. The files lie in
-the folder of this one's parent.
+The caller calls `take`, `lay` or `clear` of what that gives.
 """
 
 import importlib
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
-__all__ = ["lay", "take"]
+__all__ = ["clear", "lay", "take"]
 
 
 def _values() -> Any:
@@ -43,6 +43,7 @@ def lay(folder: str, names: list[str], known: dict[str, Any], limit: int) -> Non
         ValueError: one cannot be copied.
     """
     values = _values()
+    clear(folder)
     for name in names:
         if name not in known:
             raise values.NotCopied(f"there is no variable {name!r} in the sandbox")
@@ -51,3 +52,8 @@ def lay(folder: str, names: list[str], known: dict[str, Any], limit: int) -> Non
             raise values.NotCopied(f"{name} takes {len(data):,} bytes, and {limit:,} are copied")
         Path(folder).mkdir(exist_ok=True)
         Path(folder, f"{name}.{form}").write_bytes(data)
+
+
+def clear(folder: str) -> None:
+    """Remove what was laid out."""
+    shutil.rmtree(folder, ignore_errors=True)

@@ -2,8 +2,9 @@
 
 Events come on the run's own loop and are only noted; a thread draws, some ten times a second at
 most. Where the front end has widgets and is heard while a cell runs (JupyterLab from 4.4,
-Notebook 7), the view is made of widgets, with buttons; elsewhere it is HTML that is replaced as
-things happen, and in `jupyter console` lines of text. At the end plain HTML stays in any of them.
+Notebook 7), the view is made of widgets, with buttons, and the record behind it is brought up to
+date now and then, so that it is there when the notebook is opened without them. Elsewhere the
+record itself is the view, and in `jupyter console` it is lines of text.
 """
 
 from __future__ import annotations
@@ -14,19 +15,19 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from lis_kernel import cards
-from lis_kernel._sync import _background_loop
 from lis_kernel.agent import events
 from lis_kernel.cli.view import LineView
 from lis_kernel.config import Budget
 from lis_kernel.tools.clean import safe_html
 from lis_kernel.trajectory import Trajectory, load
 from lis_kernel.trajectory.card import card_of
-from lis_kernel.ui import html
+from lis_kernel.ui import frontend, html
+from lis_kernel.ui.asking import Asks
+from lis_kernel.ui.frontend import Mode, Publish
 from lis_kernel.ui.previews import Previews, Reader
 from lis_kernel.ui.record import ALL, Controls, Part, Record
 
@@ -34,17 +35,15 @@ if TYPE_CHECKING:
     from lis_kernel.agent import Agent
     from lis_kernel.ui.widgets import Panel
 
-__all__ = ["LiveView", "Publish", "in_notebook", "view_for_notebook"]
+__all__ = ["LiveView", "view_for_notebook"]
 
 log = logging.getLogger(__name__)
-
-Publish = Callable[[str, dict[str, Any]], None]
-"""Sends one message of a cell: its kind and its content."""
-Mode = Literal["widgets", "html", "lines"]
 
 WIDGET_SECONDS = 0.1
 HTML_SECONDS = 0.4
 """Between two drawings; the second for a view that is sent whole each time."""
+RECORD_SECONDS = 5.0
+"""Between two states of the record behind widgets."""
 TICK_SECONDS = 1.0
 PROBE_SECONDS = 6.0
 """A front end that has not answered by then has no widgets, or is not heard in time."""
@@ -52,11 +51,7 @@ NO_BUTTONS = (
     "There are no buttons here, as the kernel is not heard while a cell runs: the notebook's own "
     "stop button ends the run, and the record is kept."
 )
-
-
-def in_notebook() -> bool:
-    """Whether IPython runs here as the kernel of a Jupyter front end."""
-    return _kernel() is not None
+NOTHING = {"text/plain": "", "text/html": ""}
 
 
 def view_for_notebook(
@@ -89,35 +84,45 @@ class LiveView:
         publish: Publish | None = None,
         mode: Mode | None = None,
     ) -> None:
-        self.controls = controls
-        self.mode: Mode = mode or _mode(publish)
+        usual: Mode = "html" if publish is not None else frontend.best_mode()
+        self.mode: Mode = mode or usual
         self.draws = 0
         """How often it has drawn."""
+        self._publish = publish or frontend.publish
+        self._wake = threading.Event()
+        self._asks = Asks(controls, self._wake.set)
         self._record = Record(budget)
         self._previews = Previews(sandbox)
         self._files: list[cards.File] = []
-        self._publish = publish or _publish
-        self._display = f"lis-{uuid.uuid4().hex}"
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._display = f"lis-{uuid.uuid4().hex[:12]}"
         self._lock = threading.Lock()
-        self._wake = threading.Event()
         self._dirty: set[Part] = set()
         self._closing = threading.Event()
-        self._closed = False
-        self._heard = False
+        self._closed = self._heard = False
         self._past: list[str] = []
-        self._trouble = ""
+        self._kept = (0, "")
+        """Steps and state of the record as it was last sent, while widgets are shown."""
         self._lines = LineView(self._say_line) if self.mode == "lines" else None
         self._queue: list[events.Event] = []
+        self._begun = self._sent = time.monotonic()
         self._panel: Panel | None = self._make_panel() if self.mode == "widgets" else None
-        self._begun = time.monotonic()
         if self._lines is None:
-            self._show("display_data", html.live_page(self._record, [], safe_html))
+            self._show_record("display_data", html.live_page(self._record, [], safe_html))
+        if self._panel is not None:
+            self._show_panel("display_data")
         self._context = contextvars.copy_context()  # it knows which cell the display belongs to
         self._thread = threading.Thread(
             target=self._context.run, args=(self._work,), name="lis-view", daemon=True
         )
         self._thread.start()
+
+    @property
+    def controls(self) -> Controls | None:
+        return self._asks.controls
+
+    @controls.setter
+    def controls(self, controls: Controls) -> None:
+        self._asks.controls = controls
 
     def follows(self, agent: Agent) -> None:
         """Show the run that `agent` is about to begin, and the files of its sandbox."""
@@ -126,8 +131,8 @@ class LiveView:
 
     def __call__(self, event: events.Event) -> None:
         try:
-            if self._loop is None:
-                self._loop = asyncio.get_running_loop()
+            if self._asks.loop is None:
+                self._asks.loop = asyncio.get_running_loop()
         except RuntimeError:
             pass
         try:
@@ -152,10 +157,7 @@ class LiveView:
 
     def html(self) -> str:
         """The record as it stands."""
-        with self._lock:
-            self._record.tick()
-            now = self._record.snapshot()
-        return html.live_page(now, self._files, safe_html)
+        return html.live_page(self._now(), self._files, safe_html)
 
     def close(self, trajectory: Trajectory | None = None) -> None:
         """The run is over: leave its record as plain HTML. Does nothing the second time.
@@ -183,11 +185,12 @@ class LiveView:
             self._draw_lines()
             return
         final, plain = self._final(trajectory)
-        self._show("update_display_data", final, plain, live=False)
+        self._show_record("update_display_data", final, plain)
         if self._panel is not None:
+            self._show("update_display_data", f"{self._display}-live", NOTHING)
             self._panel.ends(final, self._heard)
         if trajectory is not None:
-            _once(trajectory)
+            frontend.once(trajectory)
 
     def _final(self, trajectory: Trajectory | None) -> tuple[str, str]:
         """The record as HTML and as text; nothing if there was no run."""
@@ -224,6 +227,12 @@ class LiveView:
                 log.exception("the view could not be drawn")
             last = time.monotonic()
 
+    def _now(self) -> Record:
+        with self._lock:
+            self._record.shows(self._asks.state)
+            self._record.tick()
+            return self._record.snapshot()
+
     def _draw(self) -> None:
         if self._lines is not None:
             self._draw_lines()
@@ -231,17 +240,15 @@ class LiveView:
         self._choose()
         with self._lock:
             dirty, self._dirty = self._dirty, set()
-            if self.controls is not None:
-                self._record.shows(self.controls.state)
-            self._record.tick()
-            now = self._record.snapshot()
+        now = self._now()
         if "files" in dirty:
             self._files = self._previews.of(now.listing)
         if self._panel is not None and self.mode == "widgets":
             self._draw_panel(self._panel, now, dirty)
-        elif dirty or time.monotonic() - self._begun < TICK_SECONDS:
-            hint = NO_BUTTONS if not now.ended else ""
-            self._show("update_display_data", html.live_page(now, self._files, safe_html, hint))
+            self._keep(now)
+        elif dirty:
+            page = html.live_page(now, self._files, safe_html, NO_BUTTONS)
+            self._show_record("update_display_data", page)
         self.draws += 1
 
     def _draw_panel(self, panel: Panel, now: Record, dirty: set[Part]) -> None:
@@ -255,21 +262,19 @@ class LiveView:
             panel.set(panel.files, label + cards.files(self._files, 400_000) * bool(label))
         if dirty:
             panel.set(panel.foot, html.foot_of(now))
-        self._draw_controls(panel, now)
-
-    def _draw_controls(self, panel: Panel, now: Record) -> None:
-        from lis_kernel.ui.widgets import HAND_BACK, PAUSE, PAUSING
-
-        state = self.controls.state if self.controls is not None else ""
-        if now.paused:
-            panel.shows(HAND_BACK)
-        else:
-            panel.shows(PAUSING if state == "pausing" else PAUSE)
+        panel.shows("paused" if now.paused else self._asks.state)
         hint = ""
-        if now.paused and hasattr(self.controls, "run_cell"):
+        if now.paused and self._asks.takes_cells:
             said = f"or join with <code>lis attach {cards.escape(now.run_id)}</code>"
-            hint = f"<span>{cards.escape(self._trouble) or said}</span>"
+            hint = f"<span>{cards.escape(self._asks.trouble) or said}</span>"
         panel.takes_cells(hint)
+
+    def _keep(self, now: Record) -> None:
+        """Bring the record behind the widgets up to date, once a step, and not too often."""
+        kept = (len(now.run.steps), now.run.state if now.paused else "")
+        if kept != self._kept and time.monotonic() - self._sent > RECORD_SECONDS:
+            self._kept = kept
+            self._show_record("update_display_data", html.live_page(now, self._files, safe_html))
 
     def _draw_lines(self) -> None:
         with self._lock:
@@ -281,19 +286,24 @@ class LiveView:
     def _say_line(self, line: str) -> None:
         self._publish("stream", {"name": "stdout", "text": f"{line}\n"})
 
-    def _show(self, kind: str, page: str, plain: str = "", *, live: bool = True) -> None:
-        data: dict[str, Any] = {"text/plain": plain or "a run of lis_kernel", "text/html": page}
-        if not page:
-            data = {"text/plain": "", "text/html": ""}
-        if live and self._panel is not None and self.mode == "widgets":
-            from lis_kernel.ui.widgets import MIME
+    # -- displays: the record, and while there are widgets a second one --------------------------
 
-            data[MIME] = {
-                "version_major": 2,
-                "version_minor": 0,
-                "model_id": self._panel.root.model_id,
-            }
-        content = {"data": data, "metadata": {}, "transient": {"display_id": self._display}}
+    def _show_record(self, kind: str, page: str, plain: str = "") -> None:
+        self._sent = time.monotonic()
+        # the widgets' sheet hides what has this class, for as long as there are widgets
+        named = f'<div class="{self._display}">{page}</div>'
+        data = {"text/plain": plain or "a run of lis_kernel", "text/html": named}
+        self._show(kind, self._display, data if page else NOTHING)
+
+    def _show_panel(self, kind: str) -> None:
+        from lis_kernel.ui.widgets import MIME
+
+        assert self._panel is not None
+        model = {"version_major": 2, "version_minor": 0, "model_id": self._panel.root.model_id}
+        self._show(kind, f"{self._display}-live", {**NOTHING, MIME: model})
+
+    def _show(self, kind: str, name: str, data: dict[str, Any]) -> None:
+        content = {"data": dict(data), "metadata": {}, "transient": {"display_id": name}}
         self._publish(kind, content)
 
     # -- widgets ---------------------------------------------------------------------------------
@@ -303,10 +313,11 @@ class LiveView:
             from lis_kernel.ui.widgets import Panel
 
             return Panel(
-                stop=lambda: self._ask("stop"),
+                hides=self._display,
+                stop=lambda: self._asks.call("stop"),
                 pause=self._pause_or_hand_back,
                 say=self._say,
-                run=self._run_cell,
+                run=self._asks.run_cell,
                 alive=self._answered,
             )
         except Exception as error:  # not installed, or of another kernel's kind
@@ -325,105 +336,23 @@ class LiveView:
         if self.mode == "widgets" and not self._heard:
             if time.monotonic() - self._begun > PROBE_SECONDS:
                 self.mode = "html"
-                with self._lock:
-                    self._dirty |= ALL
+                self._show("update_display_data", f"{self._display}-live", NOTHING)
             else:
                 self._panel.ping()
         elif self.mode == "html" and self._heard:
             self.mode = "widgets"
-            with self._lock:
-                self._dirty |= ALL
-            self._show("update_display_data", self.html())
-
-    def _ask(self, what: str, *words: str) -> None:
-        """Call one of the controls on the run's own loop."""
-        if self.controls is not None:
-            loop = self._loop or _background_loop()
-            loop.call_soon_threadsafe(getattr(self.controls, what), *words)
-            loop.call_soon_threadsafe(self._wake.set)
+            self._show_panel("update_display_data")
+        else:
+            return
+        with self._lock:
+            self._dirty |= ALL
 
     def _pause_or_hand_back(self) -> None:
-        paused = self._record.paused or getattr(self.controls, "state", "") == "pausing"
-        self._ask("resume" if paused else "pause")
+        paused = self._record.paused or self._asks.state == "pausing"
+        self._asks.call("resume" if paused else "pause")
 
     def _say(self, text: str) -> None:
         with self._lock:
             self._record.pending.append(text)
             self._dirty.add("head")
-        self._ask("say", text)
-
-    def _run_cell(self, source: str) -> None:
-        run_cell = getattr(self.controls, "run_cell", None)
-        if run_cell is None:
-            return
-        work: Coroutine[Any, Any, Any] = run_cell(source)
-        future = asyncio.run_coroutine_threadsafe(work, self._loop or _background_loop())
-
-        def over(_: Any) -> None:
-            error = None if future.cancelled() else future.exception()
-            self._trouble = "" if error is None else str(error)
-            self._wake.set()
-
-        future.add_done_callback(over)
-
-
-# -- the front end ---------------------------------------------------------------------------
-
-
-def _kernel() -> Any:
-    import sys
-
-    if "IPython" not in sys.modules:
-        return None
-    from IPython import get_ipython
-
-    return getattr(get_ipython(), "kernel", None)
-
-
-def _mode(publish: Publish | None) -> Mode:
-    """What the front end that asked for the running cell can most likely show."""
-    kernel = _kernel()
-    if publish is not None or kernel is None:
-        return "html"
-    parent = kernel.get_parent() or {}
-    page = "cellId" in parent.get("metadata", {})
-    named = parent.get("header", {}).get("username", "")  # pages leave it empty
-    if not page and named and parent.get("content", {}).get("allow_stdin"):
-        return "lines"
-    subshells = getattr(kernel, "_supports_kernel_subshells", False)
-    return "widgets" if page and subshells else "html"
-
-
-def _publish(kind: str, content: dict[str, Any]) -> None:
-    """Send as IPython does, so that it goes where the cell's other output goes."""
-    from IPython import get_ipython
-
-    shell = get_ipython()
-    if kind == "stream":
-        import sys
-
-        sys.stdout.write(content["text"])
-        sys.stdout.flush()
-    elif shell is not None:
-        shell.display_pub.publish(
-            content["data"],
-            content["metadata"],
-            transient=content["transient"],
-            update=kind == "update_display_data",
-        )
-
-
-def _once(trajectory: Trajectory) -> None:
-    """Until the running cell is over its value has been shown already."""
-    from IPython import get_ipython
-
-    shell = get_ipython()
-    if shell is None:
-        return
-    trajectory.shown = True
-
-    def after(*_: Any) -> None:
-        trajectory.shown = False
-        shell.events.unregister("post_run_cell", after)
-
-    shell.events.register("post_run_cell", after)
+        self._asks.call("say", text)

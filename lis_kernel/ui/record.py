@@ -102,7 +102,11 @@ class Record:
 
     def shows(self, state: str) -> None:
         """The agent's own state, where it is known sooner than an event can tell."""
-        if not self.ended and state in _STATES and not (self.paused and state != "paused"):
+        if (
+            not self.ended
+            and state in ("starting", "pausing")
+            and not (self.paused and state != "paused")
+        ):
             self.run.state, self.run.tone = _STATES[state]
 
     def snapshot(self) -> Record:

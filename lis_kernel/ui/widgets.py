@@ -8,7 +8,7 @@ that is a subshell, which answers while the cell runs.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ipywidgets
@@ -49,15 +49,19 @@ SHEET = """<style>
   overflow: visible; margin: 0; }
 </style>"""
 
+Face = tuple[str, str, str]
+"""Of a button: its words, its icon, and what it says when pointed at."""
 PAUSE = ("Pause / take over", "pause", "Have the model wait after this step; the sandbox is yours")
 PAUSING = ("Pausing…", "hourglass-half", "Click to let the model go on after all")
 HAND_BACK = ("Hand back", "play", "Let the model go on, told what you ran and said")
+FACES: dict[str, Face] = {"pausing": PAUSING, "paused": HAND_BACK}
 
 
 class Panel:
     """The widgets, and what they ask for.
 
     Args:
+        hides: class of what is not to be seen beside the widgets: the same without them.
         stop, pause, say, run: called with what a person wants; `pause` also hands back.
         alive: called when a front end has answered a `ping`.
     """
@@ -65,6 +69,7 @@ class Panel:
     def __init__(
         self,
         *,
+        hides: str,
         stop: Callable[[], None],
         pause: Callable[[], None],
         say: Callable[[str], None],
@@ -93,14 +98,17 @@ class Panel:
         self._go = Button(description="Run", icon="play")
         self.cell = VBox([self._code, HBox([self._go, self.hint])])
         self.cell.add_class("lis-code").add_class("lis-empty")
-        sheet = HTML(SHEET)
+        self._hides = (
+            f"<style>.{hides}, .jp-OutputArea-child:has(.{hides}) {{ display: none; }}</style>"
+        )
+        sheet = HTML(SHEET + self._hides)
         sheet.layout.display = "none"
         self.root = VBox(
             [sheet, self.head, self.controls, self.cell, self.steps, self.files, self.foot]
         )
         self.root.add_class("lis-live")
-        self._face: Any = None
-        self.shows(PAUSE)
+        self._face: Face | None = None
+        self.shows("")
         self._listen(stop, pause, say, run)
         self._alive = alive
         self._pings: list[Any] = []
@@ -153,8 +161,9 @@ class Panel:
 
     # -- what it shows ---------------------------------------------------------------------------
 
-    def shows(self, face: tuple[str, str, str]) -> None:
-        """What the pause button says: `PAUSE`, `PAUSING` or `HAND_BACK`."""
+    def shows(self, state: str) -> None:
+        """Have the pause button say what it does now."""
+        face = FACES.get(state, PAUSE)
         if face != self._face:
             self._face = face
             self._pause.description, self._pause.icon, self._pause.tooltip = face
@@ -189,13 +198,18 @@ class Panel:
         Where nobody was heard what a page has said waits for the cell's end, so that all stays open
         to take it.
         """
+        gone = list(_inside(self.root)) + self._pings
         self.root.remove_class("lis-live")
-        self.root.children = (HTML(html),)
-        gone = [*self._past, self.present, self._steps, self.steps, self.controls, self.cell]
-        gone += [self.head, self.files, self.foot, self.hint, self._stop, self._pause]
-        gone += [self._words, self._send, self._code, self._go, *self._pings]
+        self.root.children = (HTML(self._hides + html),)
         for widget in gone if heard else ():
             widget.close()
+
+
+def _inside(box: Any) -> Iterator[Any]:
+    """Every widget below `box`."""
+    for child in getattr(box, "children", ()):
+        yield child
+        yield from _inside(child)
 
 
 def _heard(widget: Any) -> None:

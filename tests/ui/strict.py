@@ -11,7 +11,19 @@ TAGS = {
     *("div", "span", "pre", "code", "details", "summary", "table", "thead", "tbody", "tr", "th"),
     *("td", "img", "a", "p", "ul", "ol", "li", "strong", "em", "blockquote", "hr", "br", "style"),
 }
-ATTRIBUTES = {"style", "title", "open", "alt", "src", "href", "download", "target", "rel", "start"}
+ATTRIBUTES = {
+    "style",
+    "class",
+    "title",
+    "open",
+    "alt",
+    "src",
+    "href",
+    "download",
+    "target",
+    "rel",
+    "start",
+}
 ADDRESSES = re.compile(
     r"(?!javascript)[\w./%-]*|data:application/octet-stream;base64,[\w+/=]*|https?://\S*|mailto:\S*"
 )
@@ -40,6 +52,8 @@ class Page(HTMLParser):
             if name == "style":
                 lowered = (value or "").lower()
                 assert not re.search(r"url\(|expression|@import|position|behavior", lowered), value
+            elif name == "class":
+                assert re.fullmatch(r"lis-[0-9a-f]{12}", value or ""), value
             elif name == "src":
                 assert tag == "img" and PICTURES.fullmatch(value or ""), value
                 self.pictures += 1

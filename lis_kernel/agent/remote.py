@@ -59,10 +59,9 @@ class LiveRun:
 
 
 def _folder() -> Path:
+    """Where live runs are found; there while there are any."""
     base = runtime_dir()
-    folder = base.with_name(f"{base.name}-runs")
-    private_folder(folder, "LIS_RUNTIME_DIR")
-    return folder
+    return base.with_name(f"{base.name}-runs")
 
 
 # -- the run's side ------------------------------------------------------------------------------
@@ -94,7 +93,16 @@ class Listener:
             started=self._started,
             socket=f"{base}.sock",
         )
-        self._server = await asyncio.start_unix_server(self._serve, live.socket, limit=LINE_BYTES)
+        for left in range(3, 0, -1):
+            private_folder(base.parent, "LIS_RUNTIME_DIR")
+            try:
+                self._server = await asyncio.start_unix_server(
+                    self._serve, live.socket, limit=LINE_BYTES
+                )
+                break
+            except FileNotFoundError:  # another run, the last one, has just ended
+                if left == 1:
+                    raise
         partial = base.with_suffix(".partial")
         partial.write_text(json.dumps(asdict(live)), "utf-8")
         partial.replace(base.with_suffix(".json"))
@@ -123,6 +131,8 @@ class Listener:
             task.cancel()
         if self._door is not None:
             await self._door.close()
+        with contextlib.suppress(OSError):  # others' are in it
+            self._base.parent.rmdir()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

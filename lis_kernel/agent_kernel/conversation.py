@@ -29,7 +29,12 @@ __all__ = ["Conversation"]
 
 log = logging.getLogger(__name__)
 
-NEWS = "I ran this in your sandbox; variables, files and the shell are as it left them."
+NEWS = (
+    "Before this task I ran the following in your sandbox; variables and files are as it left them."
+)
+REPEATED_CHARS = 2_000
+"""Of a task that is said once more after the news, whose last number small models take for the
+answer."""
 NEWS_CELLS = 20
 NEWS_CHARS = 4_000
 """Of one cell's source; of its outputs the model is shown as much as of its own."""
@@ -182,7 +187,9 @@ class Conversation:
 
         def hear(event: events.Event) -> None:
             if isinstance(event, events.RunStarted) and self._news:
-                agent.say("\n\n".join([NEWS, *self._news]))
+                short = len(prompt) <= REPEATED_CHARS
+                task = f"The task is:\n{prompt}" if short else "The task is the one above."
+                agent.say("\n\n".join([NEWS, *self._news, task]))
                 self._news.clear()
             on_event(event)
 
@@ -198,8 +205,8 @@ class Conversation:
         self._agent = agent
         self._free.clear()
         try:
-            task = Task(prompt=prompt, files=tuple(self.files))
-            trajectory = await agent.arun(task, history=self.messages, continues=self._continues)
+            asked = Task(prompt=prompt, files=tuple(self.files))
+            trajectory = await agent.arun(asked, history=self.messages, continues=self._continues)
         finally:
             self._agent = None
             self._free.set()

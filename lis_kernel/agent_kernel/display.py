@@ -127,7 +127,7 @@ class Screen:
 
     def _of_view(self, kind: str, content: dict[str, Any]) -> None:
         """What the view sends; its last word is readable also where there is no HTML."""
-        if self._record and kind == "update_display_data":
+        if self._record and content.get("data", {}).get("text/html"):
             content["data"]["text/plain"] = self._record
         self._publish(kind, content)
 

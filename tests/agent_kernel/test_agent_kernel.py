@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from lis_kernel.trajectory import load
 pytestmark = pytest.mark.bwrap
 
 SLEEP = "import time\ntime.sleep(60)"
+WIDGET = "application/vnd.jupyter.widget-view+json"
 DEAF = """import time
 while True:
     try:
@@ -31,7 +33,8 @@ while True:
 
 
 def runs(work: Path) -> list[Path]:
-    return sorted((work / "runs").glob("*/trajectory.ipynb"))
+    found = (work / "runs").glob("*/trajectory.ipynb")
+    return sorted(found, key=lambda path: path.stat().st_mtime_ns)
 
 
 async def until(true: Any, seconds: float = 20) -> None:
@@ -197,6 +200,7 @@ async def test_an_interrupt_stops_the_run_and_the_kernel_lives(start, script) ->
         assert fourth.reply["evalue"] == "exit code 130 (interrupted)"
         assert (await console.run("%python print(x)")).text == "5"
         await manager.interrupt_kernel()  # nothing runs: nothing happens
+        await asyncio.sleep(0.5)  # it comes by another channel than the next cell
         assert (await console.run("And now?")).text.startswith("5\n")
         deaf = await interrupted(f"%%python\nprint('here')\n{DEAF}", by_message, "here\\n", 2)
         assert deaf.reply["ename"] == "KeyboardInterrupt" and "%reset" in deaf.text
@@ -227,6 +231,21 @@ async def test_no_orphan_is_left(start, runtime: Path, number: int) -> None:
         os.kill(console.manager.provisioner.pid, number)
         assert left_within(10, runtime) == {}
         await until(lambda: not any(runtime.iterdir()))
+
+
+async def test_a_sandbox_that_is_gone_is_said_and_replaced(start, script, runtime: Path) -> None:
+    name = script(reply(submit("1")))
+    async with start() as console:
+        assert (await console.run(f"%model {name}\n%python x = 1")).ok
+        for pid, command in processes_of(runtime).items():
+            if "agent-kernel" not in command:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        for source in ("%python 1", "%bash ls", "Do it."):
+            lost = await console.run(source)
+            assert not lost.ok and "%reset" in lost.text, (source, lost.text)
+        assert (await console.run("%reset\n%python print(2)")).text.endswith("2")
+        assert (await console.run("Do it.")).text.startswith("1\n")
 
 
 async def test_what_comes_out_of_the_sandbox_is_cleaned(start) -> None:
@@ -309,11 +328,14 @@ async def test_a_page_has_buttons_that_work_while_the_cell_runs(start, script) -
         def page(message: dict[str, Any]) -> None:
             kind, content = message["msg_type"], message["content"]
             if kind == "comm_open":
-                models[content["comm_id"]] = content["data"]["state"]
-                if "source" in content["data"]["state"]:  # a page links the two numbers
-                    far = content["data"]["state"]["target"][0].removeprefix("IPY_MODEL_")
-                    state = {"method": "update", "state": {"value": 1}, "buffer_paths": []}
-                    console.comm(far, state)
+                state = models[content["comm_id"]] = content["data"]["state"]
+                if (
+                    "source" in state
+                ):  # a page copies one to the other, and so shows that it is there
+                    far, name = state["target"][0].removeprefix("IPY_MODEL_"), state["target"][1]
+                    near = state["source"][0].removeprefix("IPY_MODEL_")
+                    copied = {name: models[near][state["source"][1]]}
+                    console.comm(far, {"method": "update", "state": copied, "buffer_paths": []})
             if "begun" in json.dumps(content) and not pressed:
                 stop = [name for name, state in models.items() if state.get("icon") == "stop"]
                 pressed.extend(stop)
@@ -322,12 +344,13 @@ async def test_a_page_has_buttons_that_work_while_the_cell_runs(start, script) -
         shown = await console.run(f"%model {name}\nWait.", page=True, on_message=page, seconds=30)
         assert len(pressed) == 1
         assert shown.reply["ename"] == "KeyboardInterrupt"
-        displays = [m for m in shown.messages if m["msg_type"] == "display_data"]
-        view = displays[0]["content"]["data"]["application/vnd.jupyter.widget-view+json"]
-        assert view["model_id"] in models
+        displays = [m["content"]["data"] for m in shown.messages if "data" in m["content"]]
+        views = [data[WIDGET] for data in displays if WIDGET in data]
+        assert {view["model_id"] for view in views} <= set(models) and views
         assert "interrupted" in shown.html, "at the end it is plain HTML"
-        last = [m for m in shown.messages if m["msg_type"] == "update_display_data"][-1]
-        assert set(last["content"]["data"]) == {"text/plain", "text/html"}
+        left = [output["data"] for output in shown.outputs if output["kind"] == "display_data"]
+        assert not any(WIDGET in data for data in left)
+        assert [data["text/plain"][:13] for data in left if data["text/plain"]] == ["[interrupted "]
         open_ones = await console.ask("comm_info", target_name="jupyter.widget")
         assert len(open_ones["comms"]) < len(models)
 

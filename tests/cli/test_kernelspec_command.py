@@ -140,3 +140,25 @@ def test_the_launcher_is_hidden_from_help_and_says_what_is_wrong(tmp_path: Path)
         )
         assert done.returncode == 2
         assert said in done.stderr
+
+
+def test_an_agents_kernel(lis, tmp_path: Path) -> None:
+    where = ("install", "--agent", "--prefix", str(tmp_path / "prefix"))
+    done = lis(*where, "--model", "local/qwen2.5-coder-0.5b", "--config", '{"budget":{"turns":9}}')
+    folder = tmp_path / "prefix" / "share" / "jupyter" / "kernels" / "lis-agent"
+    assert done.stdout == f"Agent (sandbox): {folder}\n", done.stderr
+    spec = spec_of(folder)
+    assert spec["argv"][:5] == [sys.executable, "-P", "-m", "lis_kernel", "agent-kernel"]
+    assert spec["argv"][-4:-1] == ["--model", "local/qwen2.5-coder-0.5b", "--config"]
+    assert json.loads(spec["argv"][-1]) == {"budget": {"turns": 9}}
+    assert spec["language"] == "markdown" and (folder / "logo-svg.svg").exists()
+    assert "lis-agent" in lis("list").stdout
+    for wrong, said in (
+        (("--model", "nope"), "names no provider"),
+        (("--config", '{"budgt":{}}'), "--config.budgt"),
+        (("--config", '{"budget":{"turns":"many"}}'), "--config.budget.turns"),
+    ):
+        assert said in lis(*where, *wrong).stderr
+    alone = lis("install", "--model", "local/x")
+    assert alone.returncode == 2 and "Use it with --agent" in alone.stderr
+    assert lis("remove", "lis-agent").stdout == f"removed {folder}\n"

@@ -44,6 +44,16 @@ def test_a_spec_is_one_that_jupyter_reads(tmp_path: Path, backend: str) -> None:
     assert parse(stanza["config"], "config")[0].backend == backend
 
 
+def test_the_agents_spec_is_one_that_jupyter_reads(tmp_path: Path) -> None:
+    described = kernelspec.describe_agent({"backend": "docker"}, model="local/x")
+    kernelspec.write(tmp_path, described, "logos-agent")
+    spec = KernelSpec.from_resource_dir(str(tmp_path))
+    assert _is_valid_kernel_name(kernelspec.AGENT)
+    assert (spec.language, spec.interrupt_mode) == ("markdown", "message")
+    assert spec.display_name == "Agent (sandbox, Docker)"
+    assert spec.argv[-4:] == ["--model", "local/x", "--config", '{"backend": "docker"}']
+
+
 def test_argv_and_stanza_say_the_same(tmp_path: Path) -> None:
     """Also after jupyter_client filled argv's templates, which it finds by braces."""
     words = {

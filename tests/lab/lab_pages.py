@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,7 @@ class Jupyter:
         self.pictures = pictures
         self.console: list[str] = []
         context.set_default_timeout(MILLISECONDS)
+        expect.set_options(timeout=MILLISECONDS)
 
     def write(self, name: str, *sources: str, kernel: str = "lis-python") -> Path:
         """A notebook of these code cells, on the server's disk."""
@@ -146,10 +146,11 @@ class Notebook:
 
     async def restart(self) -> None:
         """Restart the kernel as a person does, and wait for the new one."""
-        await self.command("notebook:restart-kernel")
-        await self.page.locator(".jp-Dialog").wait_for()
+        await self.js(
+            "window.restarting = window.jupyterapp.commands.execute('notebook:restart-kernel')"
+        )
         await self.accept()
-        await self.until("panel.sessionContext.session?.kernel?.status === 'idle'")
+        await self.js("await window.restarting")
 
     async def save(self) -> None:
         await self.js("await panel.context.save()")
@@ -197,9 +198,14 @@ class Notebook:
         await expect(found).to_be_visible()
         return found
 
-    async def picture(self, name: str, themes: Sequence[str] = (LIGHT, DARK)) -> None:
-        """Screenshots `<name>-light.png` and `<name>-dark.png`; the page is light afterwards."""
-        await photograph(self.page, self.pictures, name, themes)
+    async def picture(self, name: str, first: int | None = None) -> None:
+        """Screenshots `<name>-light.png` and `<name>-dark.png`; the page is light afterwards.
+
+        `first` is the cell that stands at the top; None leaves the page where it is.
+        """
+        if first is not None:
+            await self.js(f"await panel.content.scrollToItem({first}, 'start');")
+        await photograph(self.page, self.pictures, name)
 
     # -- the page's own program ------------------------------------------------------------------
 
@@ -214,12 +220,10 @@ class Notebook:
         await self.page.wait_for_function(f"() => {{{PANEL} return panel && ({condition}); }}")
 
 
-async def photograph(
-    page: Page, folder: Path, name: str, themes: Sequence[str] = (LIGHT, DARK)
-) -> None:
+async def photograph(page: Page, folder: Path, name: str) -> None:
     """Screenshots of the whole window in each theme."""
     folder.mkdir(parents=True, exist_ok=True)
-    for theme in themes:
+    for theme in (LIGHT, DARK):
         await use_theme(page, theme)
         word = "dark" if theme == DARK else "light"
         await page.screenshot(path=folder / f"{name}-{word}.png")

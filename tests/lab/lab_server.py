@@ -31,6 +31,7 @@ class Server:
     def __init__(self, place: Path, app: str, folder: Path, runtime: Path) -> None:
         self.place = place
         self.app = app
+        self.runtime = runtime
         self.token = uuid.uuid4().hex
         self.root = folder / "work"
         self.root.mkdir(parents=True)

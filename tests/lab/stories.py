@@ -8,7 +8,7 @@ from typing import Any
 
 from story import bash, call, python, reply, submit
 
-__all__ = ["SALES", "TASK", "script"]
+__all__ = ["ENDLESS", "SALES", "SLOW", "TASK", "script"]
 
 TASK = "Which city sold the most? Plot the sales by month and hand over the picture."
 DATA = "city,month,sold\nOslo,1,30\nOslo,2,45\nBergen,1,80\nBergen,2,65\nOslo,3,52\nBergen,3,71\n"
@@ -34,6 +34,19 @@ SALES = [
     reply(python(HOSTILE), call("fetch", url="http://example.com"), text="A report:"),
     reply(submit("Bergen"), text="Bergen sold 216, Oslo 127."),
 ]
+
+
+SLOW = [
+    *SALES[:3],
+    reply(
+        bash("for n in $(seq 10); do echo step $n; sleep 1; done"),
+        text="This takes a while.",
+    ),
+    reply(python("print('found', 'left' in globals())"), text="Did anybody leave something?"),
+    SALES[-1],
+]
+"""Long enough for a person to step in."""
+ENDLESS = [reply(bash("echo begun; sleep 600"), text="This takes for ever.")]
 
 
 def script(path: Path, replies: list[dict[str, Any]]) -> str:

@@ -8,7 +8,7 @@ ARGS ?=
 # exported, not pasted into the command line: a task may hold quotes and dollar signs
 export LIS_TASK = $(value TASK)
 
-.PHONY: run test check bench attacks kernelspecs setup setup-dev clean
+.PHONY: run test check bench notebooks attacks kernelspecs setup setup-dev clean
 
 run: setup
 	@test -n "$$LIS_TASK" || { echo 'usage: make run TASK="what is to be done" [FILES="a.csv b.txt"] [MODEL=anthropic/...] [ARGS=...]'; exit 2; }
@@ -27,6 +27,11 @@ check: setup-dev
 NAMES ?=
 bench: setup-dev
 	@$(BIN)/python tests/performance/bench.py $(NAMES)
+
+# run the notebooks and store what they show; NAMES=03_trajectories runs that one alone
+notebooks: setup-dev
+	@$(BIN)/lis model pull
+	@$(BIN)/python tests/notebooks/books.py $(NAMES)
 
 # the attack table of SECURITY.md, from a run on each backend
 ATTACKED ?= zygote bubblewrap docker

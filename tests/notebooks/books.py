@@ -28,9 +28,12 @@ __all__ = ["FOLDER", "NAMES", "code_cells", "execute", "read", "same", "shown"]
 FOLDER = Path(__file__).parent.parent.parent / "notebooks"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
 CELL_SECONDS = 600
+_FOLDER = re.compile(rf"{tempfile.gettempdir()}/tmp\w+/")
 _VARIES = [
     (re.compile(r"\b\d+(\.\d+)?( ?)(ms|s|seconds)\b"), r"0\2\3"),
+    (re.compile(r"\bseconds=[\d.e-]+"), "seconds=0"),
     (re.compile(r"\b\d{8}-\d{6}\b"), "<time>"),  # begins the name of a run's folder
+    (re.compile(r"\blis-?[0-9a-f]{10,12}\b"), "<id>"),  # of what is shown, on a page
 ]
 
 
@@ -60,6 +63,8 @@ def execute(name: str, runtime: Path) -> Any:
         config=Config(KernelManager={"transport_encryption": "auto"}),
     )
     client.execute(env={**os.environ, **ours})
+    for cell in code_cells(book):
+        cell.outputs = _without_folder(cell.outputs)
     return book
 
 
@@ -68,7 +73,7 @@ def code_cells(book: Any) -> list[Any]:
 
 
 def shown(cell: Any) -> list[tuple[str, str]]:
-    """What a cell shows as plain text, without measured times; of pictures only that they are."""
+    """What a cell shows as plain text, without measured times; what has a better form is left."""
     found = []
     for output in cell.outputs:
         if output.output_type == "stream":
@@ -76,24 +81,26 @@ def shown(cell: Any) -> list[tuple[str, str]]:
         elif output.output_type == "error":
             found.append((output.ename, _steady(output.evalue)))
         else:
-            found += [(kind, _steady(output.data[kind])) for kind in _plainest(output.data)]
+            better = any(kind.startswith(("image/", "text/html")) for kind in output.data)
+            found.append(("shown", "" if better else _steady(output.data.get("text/plain", ""))))
     return found
 
 
 def same(new: Any, old: Any) -> bool:
     """Whether two runs of a cell differ in measured times at most."""
-    return _steady(json.dumps(new.outputs)) == _steady(json.dumps(old.outputs))
-
-
-def _plainest(data: Any) -> list[str]:
-    images = [kind for kind in data if kind.startswith("image/")]
-    return [] if images else [kind for kind in ("text/plain",) if kind in data]
+    one, other = (json.dumps(cell.outputs, sort_keys=True) for cell in (new, old))
+    return _steady(one) == _steady(other)
 
 
 def _steady(text: str) -> str:
     for pattern, word in _VARIES:
         text = pattern.sub(word, text)
     return text
+
+
+def _without_folder(outputs: Any) -> Any:
+    """Paths in a notebook's own temporary folder, as seen from there."""
+    return nbformat.from_dict(json.loads(_FOLDER.sub("", json.dumps(outputs))))
 
 
 def _store(name: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Literal
 
 from lis_kernel.cards.parts import MONO, WASH, colour, escape, plain, text
@@ -44,6 +44,7 @@ def pre(inner_html: str, *, ground: bool = False, tint: str = "", most: int = 36
     )
 
 
+@lru_cache(maxsize=64)
 def _coloured(source: str, language: Language) -> str:
     lexer = _lexer(language)
     if lexer is None or len(source) > MOST:

@@ -91,7 +91,7 @@ def _tile(file: File, room: int) -> str:
         f'<div style="border-top:1px solid {colour("faint")};padding:5px 10px;display:flex;'
         f'gap:8px;align-items:baseline;font-size:12px"><span title="{escape(file.name)}" '
         f'style="flex:1 1 auto;min-width:0;overflow:hidden;text-overflow:ellipsis;'
-        f'white-space:nowrap;font-weight:600">{escape(file.name)}</span>'
+        f'white-space:nowrap;font-weight:600">{escape(file.name.rpartition("/")[2])}</span>'
         f'<span style="{MUTED};white-space:nowrap">{size(file.length)}</span>{have}</div></div>'
     )
 

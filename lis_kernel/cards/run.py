@@ -151,13 +151,14 @@ def _money(cost: float) -> str:
 def head(run: Run) -> str:
     """Badge, model and task."""
     made = " · ".join(part for part in (run.model, run.backend) if part)
+    short = len(run.task) <= 240
+    font = "font-size:15px;font-weight:600;line-height:1.4" if short else "font-size:13px"
     return (
         f'<div style="display:flex;flex-wrap:wrap;gap:6px 12px;align-items:center;'
         f'margin-bottom:8px">{badge(run.state, run.tone)}<span style="{MUTED};font-size:12px;'
         f'min-width:0;overflow:hidden;text-overflow:ellipsis;white-space:nowrap">{escape(made)}'
         f"</span></div>"
-        f'<div style="overflow:auto;max-height:160px">'
-        f"{text(run.task, 'font-size:15px;font-weight:600;line-height:1.4')}</div>"
+        f'<div style="overflow:auto;max-height:160px">{text(run.task, font)}</div>'
     )
 
 
@@ -198,8 +199,9 @@ def meters(run: Run, *, live: bool = False) -> str:
 
 def strip(steps: Sequence[Step]) -> str:
     """A mark for each step, in the colour of how it went."""
+    width = 16 if len(steps) <= 40 else 8
     marks = "".join(
-        f'<span title="{escape(_spoken(one))}" style="width:16px;height:6px;border-radius:3px;'
+        f'<span title="{escape(_spoken(one))}" style="width:{width}px;height:6px;border-radius:3px;'
         f'display:inline-block;background-color:{colour(one.tone)}"></span>'
         for one in steps[:STEPS]
     )
@@ -290,7 +292,7 @@ def step(one: Step, clean: Clean | None = None, *, open: bool = False, bare: boo
     ink = MUTED if one.kind == "turn" else f"color:{colour('active')};font-weight:600"
     font = MONO if first is not None and not one.text.strip() else ""
     left = (
-        f'<span style="{ink};display:inline-block;min-width:20px">{name}</span> '
+        f'<span style="{ink};display:inline-block;min-width:24px">{name}</span> '
         f'<span title="{escape(line)}" style="{font}">{escape(line)}</span>'
     )
     right = ""
@@ -351,7 +353,7 @@ def run(run: Run, clean: Clean | None = None) -> str:
         head(run) + detail,
         answer(run),
         meters(run) + marks,
-        "".join(shown),
+        f'<div style="max-height:720px;overflow:auto">{"".join(shown)}</div>' if shown else "",
         (label("Files") + files(run.files, room)) if run.files else "",
         foot(run),
     )

@@ -44,6 +44,8 @@ HTML_SECONDS = 0.4
 """Between two drawings; the second for a view that is sent whole each time."""
 RECORD_SECONDS = 5.0
 """Between two states of the record behind widgets."""
+BYTES_PER_SECOND = 2_000_000
+"""Of HTML that is sent again with each drawing: a step with large pictures is drawn less often."""
 TICK_SECONDS = 1.0
 PROBE_SECONDS = 6.0
 """A front end that has not answered by then has no widgets, or is not heard in time."""
@@ -100,6 +102,7 @@ class LiveView:
         self._closing = threading.Event()
         self._closed = self._heard = False
         self._past: list[str] = []
+        self._weight = 0
         self._kept = (0, "")
         """Steps and state of the record as it was last sent, while widgets are shown."""
         self._lines = LineView(self._say_line) if self.mode == "lines" else None
@@ -219,6 +222,7 @@ class LiveView:
             self._wake.wait(TICK_SECONDS)
             self._wake.clear()
             pause = WIDGET_SECONDS if self.mode == "widgets" else HTML_SECONDS
+            pause = max(pause, self._weight / BYTES_PER_SECOND)
             if (left := last + pause - time.monotonic()) > 0 and self._closing.wait(left):
                 return
             try:
@@ -248,6 +252,7 @@ class LiveView:
             self._keep(now)
         elif dirty:
             page = html.live_page(now, self._files, safe_html, NO_BUTTONS)
+            self._weight = len(page)
             self._show_record("update_display_data", page)
         self.draws += 1
 
@@ -256,7 +261,9 @@ class LiveView:
         if steps := now.run.steps:
             for one in steps[len(self._past) : -1]:
                 self._past.append(html.past(one, safe_html))
-            panel.set_steps(self._past, html.present(now, safe_html))
+            present = html.present(now, safe_html)
+            self._weight = len(present)
+            panel.set_steps(self._past, present)
         if "files" in dirty:
             label = cards.label("Files") if self._files else ""
             panel.set(panel.files, label + cards.files(self._files, 400_000) * bool(label))
@@ -272,8 +279,9 @@ class LiveView:
     def _keep(self, now: Record) -> None:
         """Bring the record behind the widgets up to date, once a step, and not too often."""
         kept = (len(now.run.steps), now.run.state if now.paused else "")
-        if kept != self._kept and time.monotonic() - self._sent > RECORD_SECONDS:
-            self._kept = kept
+        first = now.begun and not self._kept[0]
+        if first or (kept != self._kept and time.monotonic() - self._sent > RECORD_SECONDS):
+            self._kept = kept if kept[0] else (-1, "")
             self._show_record("update_display_data", html.live_page(now, self._files, safe_html))
 
     def _draw_lines(self) -> None:

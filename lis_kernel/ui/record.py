@@ -148,7 +148,7 @@ class Record:
                 self.run.turns = turn
                 self.run.steps.append(cards.Step(number=turn))
                 self.streaming = "text"
-                self.run.state, self.run.tone = "the model is writing", "active"
+                self._working()
                 return STEPS | HEAD
             case events.TextStreamed(channel, text):
                 return self._streamed(channel, text)
@@ -162,8 +162,7 @@ class Record:
                 return STEPS | HEAD
             case events.CallStarted(call, source):
                 self._cell_begins(cards.Call(call.name, source), self.last())
-                self.run.state, self.run.tone = "a cell is running", "active"
-                return STEPS | HEAD
+                return STEPS
             case events.CallOutput(output):
                 self._printed_more(output)
                 return STEPS

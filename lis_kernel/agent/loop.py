@@ -98,8 +98,7 @@ class Run:
 
     async def carry_out(self) -> Trajectory:
         started = time.monotonic()
-        if self.listener is not None:
-            await self.listener.start()
+        await self._listen()
         name = self.folder.path.name
         self.tell(events.RunStarted(self.folder.notebook, self.task, self.config, name))
         work = self.agent._work = asyncio.create_task(self._work())
@@ -123,6 +122,15 @@ class Run:
         if isinstance(failure, ConfigError):
             raise failure
         return Trajectory(self.folder.notebook, self.recorder.notebook)
+
+    async def _listen(self) -> None:
+        """Let others reach the run; that they cannot is no reason not to run."""
+        try:
+            if self.listener is not None:
+                await self.listener.start()
+        except (OSError, SandboxError) as error:
+            self.listener = None
+            self.tell(events.Note(f"other processes cannot reach this run: {error}"))
 
     async def _late(self, work: asyncio.Task[StopReason], started: float) -> bool:
         """Wait for the work's end, or for that of its time, of which pauses take nothing."""

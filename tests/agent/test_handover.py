@@ -277,6 +277,15 @@ async def test_another_process_watches_pauses_speaks_and_stops(tmp_path: Path) -
         await remote.ask(live, "status")
 
 
+async def test_a_run_that_cannot_listen_runs_all_the_same(tmp_path: Path, runtime: Path) -> None:
+    runtime.with_name(f"{runtime.name}-runs").write_text("in the way")
+    story = Story(tmp_path, reply(submit("1")), listen=True)
+    story.begin()
+    assert (await story.end()).answer == "1"
+    assert "cannot reach this run" in (await story.until(events.Note)).text
+    runtime.with_name(f"{runtime.name}-runs").unlink()
+
+
 async def test_a_jupyter_client_joins_through_the_door(tmp_path: Path) -> None:
     story = Story(
         tmp_path,

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 from lis_kernel import cards
 from lis_kernel.agent import events
-from lis_kernel.cli.view import LineView
 from lis_kernel.config import Budget
 from lis_kernel.tools.clean import safe_html
 from lis_kernel.trajectory import Trajectory, load
@@ -33,6 +32,7 @@ from lis_kernel.ui.record import ALL, Controls, Part, Record
 
 if TYPE_CHECKING:
     from lis_kernel.agent import Agent
+    from lis_kernel.cli.view import LineView
     from lis_kernel.ui.widgets import Panel
 
 __all__ = ["LiveView", "view_for_notebook"]
@@ -105,7 +105,7 @@ class LiveView:
         self._weight = 0
         self._kept = (0, "")
         """Steps and state of the record as it was last sent, while widgets are shown."""
-        self._lines = LineView(self._say_line) if self.mode == "lines" else None
+        self._lines = self._make_lines() if self.mode == "lines" else None
         self._queue: list[events.Event] = []
         self._begun = self._sent = time.monotonic()
         self._panel: Panel | None = self._make_panel() if self.mode == "widgets" else None
@@ -283,6 +283,11 @@ class LiveView:
         if first or (kept != self._kept and time.monotonic() - self._sent > RECORD_SECONDS):
             self._kept = kept if kept[0] else (-1, "")
             self._show_record("update_display_data", html.live_page(now, self._files, safe_html))
+
+    def _make_lines(self) -> LineView:
+        from lis_kernel.cli.view import LineView
+
+        return LineView(self._say_line)
 
     def _draw_lines(self) -> None:
         with self._lock:

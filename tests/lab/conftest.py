@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -53,10 +54,9 @@ def run(lab_server: Server) -> Path:
     from stories import SALES, TASK, script
 
     model = script(lab_server.root / "script.json", SALES)
-    done = lab_server.run("lis", "run", TASK, "--model", model, "--out", "runs")
+    done = lab_server.run("lis", "run", TASK, "--model", model, "--json")
     assert done.returncode == 0, done.stderr
-    (path,) = (lab_server.root / "runs").glob("*/trajectory.ipynb")
-    return Path(path)
+    return lab_server.root / json.loads(done.stdout)["trajectory"]
 
 
 @pytest.fixture(scope="session")

@@ -50,6 +50,6 @@ ENDLESS = [reply(bash("echo begun; sleep 600"), text="This takes for ever.")]
 
 
 def script(path: Path, replies: list[dict[str, Any]]) -> str:
-    """The model's name, its replies written to `path`."""
+    """The model's name in the folder of `path`, to which its replies are written."""
     path.write_text(json.dumps(replies))
-    return f"scripted:{path}"
+    return f"scripted:{path.name}"

@@ -21,11 +21,16 @@ pytestmark = [
 DARK_IN_FRAME = "() => matchMedia('(prefers-color-scheme: dark)').matches"
 
 
+def row_of(run: Path) -> str:
+    return f'tr.run:has(a.task[href*="{run.parent.name}"])'
+
+
 async def test_a_tab_of_runs_that_opens_their_notebooks(lab: Jupyter, run: Path) -> None:
     page = await lab.launcher()
     await page.locator('.jp-LauncherCard[title*="agents on this server"]').click()
     frame = page.frame_locator(".lis-runs iframe")
-    row = frame.locator("tr.run", has_text=TASK)
+    row = frame.locator(row_of(run))
+    await expect(row).to_contain_text(TASK)
     await expect(row).to_contain_text("Bergen")
     await expect(row).to_contain_text("submitted")
     await row.locator(".toggle").click()
@@ -49,6 +54,6 @@ async def test_a_tab_of_runs_that_opens_their_notebooks(lab: Jupyter, run: Path)
 async def test_the_page_alone(lab: Jupyter, run: Path) -> None:
     page = await lab.context.new_page()
     await page.goto(f"{lab.server.url}lis/runs?token={lab.server.token}")
-    row = page.locator("tr.run", has_text=TASK)
+    row = page.locator(row_of(run))
     await expect(row).to_contain_text("Bergen")
     await photograph(page, lab.pictures, "runs-page")

@@ -67,6 +67,9 @@ class _Cell:
         self.idle = False
         self.early = False
         """Whether idle was heard before the reply: what was said between them may still come."""
+        self.begun = False
+        self.stopping = False
+        """An interrupt waits for the cell to begin: a kernel between cells would lose it."""
         self.heard = time.monotonic()
         self.dead = False
         self.changed = asyncio.Event()
@@ -379,8 +382,10 @@ class KernelSession:
             del self._asked[msg_id]
 
     def interrupt(self) -> None:
-        """Ask the kernel to raise KeyboardInterrupt in the running cell."""
-        if self._channels:
+        """Ask the kernel to raise KeyboardInterrupt in the running cell, once it has begun."""
+        if self._cell is not None and not self._cell.begun:
+            self._cell.stopping = True
+        elif self._channels:
             self._send("control", "interrupt_request", {})
 
     async def _watch(self, process: KernelProcess) -> None:
@@ -449,6 +454,10 @@ class KernelSession:
                 cell.idle = True
                 cell.changed.set()
             return
+        if not cell.begun:  # with `execute_input`
+            cell.begun = True
+            if cell.stopping:
+                self.interrupt()
         output = cell.collector.feed(kind, message["content"])
         if output is not None and cell.on_output is not None:
             cell.on_output(output)

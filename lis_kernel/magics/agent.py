@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
-from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
+from IPython.core.magic_arguments import argument, magic_arguments
 
 from lis_kernel._sync import soon, submit
 from lis_kernel.agent import Agent, events
 from lis_kernel.agent.shared import SharedSandbox
 from lis_kernel.config import RunConfig, SandboxConfig, checked
 from lis_kernel.errors import ConfigError
+from lis_kernel.magics.arguments import parsed
 from lis_kernel.magics.named import DEFAULT, Named
 from lis_kernel.models import default_model
 from lis_kernel.trajectory import Trajectory
@@ -112,7 +113,7 @@ class Agents:
         Raises:
             ConfigError, SandboxBusy: nothing was started.
         """
-        args = parse_argstring(agent_magic, line)
+        args = parsed(agent_magic, line)
         if not cell.strip():
             raise ConfigError("%%agent", "the cell is empty.", "Say what is to be done.")
         if args.output is not None and not args.output.isidentifier():

@@ -6,7 +6,6 @@ A matcher of IPython's completer, so that front ends and terminals have it alike
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import re
 from collections.abc import Callable, Iterable
@@ -25,6 +24,7 @@ from lis_kernel._sync import run_sync
 from lis_kernel.agent_kernel.completion import models_like, paths_like
 from lis_kernel.magics.agent import VERBS as AGENT_VERBS
 from lis_kernel.magics.agent import agent_magic
+from lis_kernel.magics.arguments import options_of
 from lis_kernel.magics.manage import VERBS, sandbox_line
 from lis_kernel.magics.named import DEFAULT, Named
 from lis_kernel.magics.sandbox import sandbox_cell, wants_agent
@@ -33,8 +33,8 @@ __all__ = ["matcher"]
 
 _LINE = re.compile(r"\s*(%{1,2}(?:sandbox|agent))[ \t]")
 _CELL = re.compile(r"\s*%%(sandbox|agent)\b")
-SECONDS = 1.0
-"""For the sandbox's kernel, which answers between cells only."""
+SECONDS = 4.0
+"""For the sandbox's kernel, which answers between cells only, at first after some imports."""
 MOST = 500
 
 
@@ -78,30 +78,24 @@ def _result(texts: Iterable[str], fragment: str, *, only: bool = False) -> Simpl
 def _words(
     shell: InteractiveShell, named: Named, magic: str, before: list[str], word: str
 ) -> SimpleMatcherResult:
-    function: Any = {"%%agent": agent_magic, "%sandbox": sandbox_line}.get(magic, sandbox_cell)
+    function = {"%%agent": agent_magic, "%sandbox": sandbox_line}.get(magic, sandbox_cell)
     if magic == "%%sandbox" and "--agent" in before:
         function = agent_magic
-    options = {} if magic == "%agent" else _options(function)
-    if magic == "%agent":
-        options = {"-n": "name", "--name": "name"}
+    options = options_of(function) if magic != "%agent" else {"-n": "name", "--name": "name"}
     last = options.get(before[-1]) if before else None
     if last:
         texts = _values(shell, named, last, word)
     elif word.startswith("-"):
         texts = list(options)
     else:
-        texts = _free(named, magic, function, [one for one in before if one[0] != "-"], word)
+        texts = _free(named, magic, list(options), _positional(before, options), word)
     return _result((text for text in texts if text.startswith(word)), word, only=True)
 
 
-def _options(function: Any) -> dict[str, str]:
-    """The options of a magic; for each the name of the value that it takes, or nothing."""
-    parser: argparse.ArgumentParser = function.parser
-    return {
-        option: action.dest if action.nargs != 0 else ""
-        for action in parser._actions
-        for option in action.option_strings
-    }
+def _positional(words: list[str], options: dict[str, str]) -> list[str]:
+    """Those of `words` that are no option and no option's value."""
+    takes = [False, *(bool(options.get(word)) for word in words)]
+    return [word for word, value in zip(words, takes, strict=False) if word[0] != "-" and not value]
 
 
 def _values(shell: InteractiveShell, named: Named, option: str, word: str) -> list[str]:
@@ -124,7 +118,7 @@ def _values(shell: InteractiveShell, named: Named, option: str, word: str) -> li
     return []
 
 
-def _free(named: Named, magic: str, function: Any, before: list[str], word: str) -> list[str]:
+def _free(named: Named, magic: str, options: list[str], before: list[str], word: str) -> list[str]:
     """Words that are no option and no option's value."""
     if magic == "%agent":
         return [] if before else list(AGENT_VERBS)
@@ -134,7 +128,7 @@ def _free(named: Named, magic: str, function: Any, before: list[str], word: str)
         if before[0] in ("stop", "restart", "limits"):
             return _names(named)
         return paths_like(word) if before[0] == "put" else []
-    return [] if function is agent_magic or before else ["python", "bash", *_options(function)]
+    return [] if magic == "%%agent" or before else ["python", "bash", *options]
 
 
 def _names(named: Named) -> list[str]:

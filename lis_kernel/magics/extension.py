@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
-from IPython.core.magic import needs_local_scope, no_var_expand
+from IPython.core.magic import no_var_expand
 
 from lis_kernel.magics.agent import Agents, agent_line, agent_magic
 from lis_kernel.magics.completion import matcher
@@ -51,17 +51,16 @@ class Extension:
         self._before = {(kind, name): tables[kind].get(name) for kind, name, *_ in magics}
         for kind, name, magic, described in magics:
             # text of people's and models' holds `{}` and `$`
-            called: Callable[..., Any] = no_var_expand(short(magic, described.__doc__))
-            if magic == self.on_sandbox_cell:
-                called = needs_local_scope(called)  # type: ignore[arg-type]
-            shell.register_magic_function(called, kind, name)
+            called: Any = no_var_expand(short(magic, described.__doc__))
+            manager: Any = shell  # its types want a method of its own
+            manager.register_magic_function(called, kind, name)
         self.matcher = matcher(shell, self.named)
         shell.Completer.custom_matchers.append(self.matcher)
 
-    def on_sandbox_cell(self, line: str, cell: str, local_ns: dict[str, Any]) -> Any:
+    def on_sandbox_cell(self, line: str, cell: str) -> Any:
         if (rest := wants_agent(line)) is not None:
             return self.agents.begin(rest, cell)
-        self.cells.run(line, cell, local_ns)
+        self.cells.run(line, cell)
         return None
 
     def take_back(self) -> None:

@@ -9,13 +9,14 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
+from IPython.core.magic_arguments import argument, magic_arguments
 
 from lis_kernel import cards
 from lis_kernel._sync import run_sync
 from lis_kernel.agent.shared import SharedSandbox
 from lis_kernel.config import Limits, amount, checked
 from lis_kernel.errors import ConfigError, SandboxBusy, SandboxError
+from lis_kernel.magics.arguments import parsed
 from lis_kernel.magics.named import DEFAULT, Named
 from lis_kernel.magics.sandbox import Cells, asked_config
 from lis_kernel.sandbox.card import card
@@ -88,7 +89,7 @@ class Manager:
             ConfigError: the line is wrong.
             SandboxBusy, SandboxError, KernelError, CellFailed: it could not be done.
         """
-        args = parse_argstring(sandbox_line, line)
+        args = parsed(sandbox_line, line)
         if args.verb not in VERBS:
             raise ConfigError("%sandbox", f"{args.verb!r} is no order.", f"Say {', '.join(VERBS)}.")
         return VERBS[args.verb](self, args)

@@ -15,10 +15,21 @@ from lis_kernel.agent.shared import SharedSandbox
 from lis_kernel.config import Limits, SandboxConfig
 from lis_kernel.errors import ConfigError
 
-__all__ = ["DEFAULT", "Named"]
+__all__ = ["DEFAULT", "Named", "written"]
 
 DEFAULT = "default"
 """The sandbox of a cell that names none."""
+
+
+FIELDS = {
+    **{"backend": "-b", "--backend": "-b", "mounts": "--mount"},
+    **{name: f"--{name}" for name in ("image", "network")},
+}
+
+
+def written(field: str) -> str:
+    """The option of a magic that makes this setting of a sandbox."""
+    return FIELDS.get(field, field)
 
 
 class Named:
@@ -67,7 +78,7 @@ class Named:
         """
         known = self._known.get(name)
         if known is None:
-            known = self._known[name] = SharedSandbox(name, config, limits, say=self._say)
+            known = self._known[name] = self._made(name, config, limits)
         elif config is not None and config != known.config:
             asked = config.model_dump(exclude_unset=True)
             differs = [k for k, v in asked.items() if v != getattr(known.config, k)]
@@ -92,8 +103,16 @@ class Named:
                 f"Stop it first: %sandbox stop {name}",
             )
         config = config or (known.config if known is not None else None)
-        made = self._known[name] = SharedSandbox(name, config, limits, say=self._say)
+        made = self._known[name] = self._made(name, config, limits)
         return made
+
+    def _made(
+        self, name: str, config: SandboxConfig | None, limits: Limits | None
+    ) -> SharedSandbox:
+        try:
+            return SharedSandbox(name, config, limits, say=self._say)
+        except ConfigError as error:
+            raise ConfigError(written(error.field), error.problem, error.fix) from error
 
     def stop(self, name: str) -> None:
         """End the sandbox `name` and remove its files. Raises as `get`, and SandboxBusy."""

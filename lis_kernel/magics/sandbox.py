@@ -7,18 +7,18 @@ The source goes there as it is, the outputs come back through `streams.py`, vari
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
 from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
-from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
+from IPython.core.magic_arguments import argument, magic_arguments
 
 from lis_kernel import values
-from lis_kernel._sync import soon, submit
+from lis_kernel._sync import run_sync
 from lis_kernel.agent.shared import SharedSandbox
 from lis_kernel.config import SandboxConfig, checked
 from lis_kernel.errors import ConfigError
-from lis_kernel.magics.named import DEFAULT, Named
+from lis_kernel.magics.arguments import parsed
+from lis_kernel.magics.named import DEFAULT, Named, written
 from lis_kernel.magics.streams import Screen
 from lis_kernel.magics.variables import Given, checked_names, copy_in, copy_out, given
 from lis_kernel.types import CellResult
@@ -29,7 +29,6 @@ __all__ = ["Cells", "asked_config", "wants_agent"]
 NO_LIMIT = 30 * 86_400.0
 """Seconds of a person's cell, who has a stop button."""
 PROBE_SECONDS = 2.0
-FIELDS = {"backend": "-b", "network": "--network", "mounts": "--mount", "image": "--image"}
 
 
 @magic_arguments("%sandbox")
@@ -71,7 +70,7 @@ def asked_config(
     asked: dict[str, Any] = {name: value for name, value in words.items() if value is not None}
     if mount:
         asked["mounts"] = tuple(mount)
-    return checked(SandboxConfig, asked, lambda name: FIELDS.get(name, name)) if asked else None
+    return checked(SandboxConfig, asked, written) if asked else None
 
 
 class Cells:
@@ -81,7 +80,7 @@ class Cells:
         self._shell = shell
         self._named = named
 
-    def run(self, line: str, cell: str, local: Mapping[str, Any]) -> None:
+    def run(self, line: str, cell: str) -> None:
         """Carry out a `%%sandbox` cell.
 
         Raises:
@@ -89,16 +88,17 @@ class Cells:
             CellFailed, SandboxError, KernelError: the cell failed, or the sandbox.
             KeyboardInterrupt: it was given up.
         """
-        args = parse_argstring(sandbox_cell, line)
+        args = parsed(sandbox_cell, line)
         if args.timeout is not None and args.timeout <= 0:
             raise ConfigError("--timeout", f"{args.timeout:g} is no time.", "Give seconds.")
-        variables = given(checked_names("-i", args.input), {**self._shell.user_ns, **local})
+        variables = given(checked_names("-i", args.input), self._shell.user_ns)
         wanted = checked_names("-o", args.output)
         config = asked_config(
             backend=args.backend, network=args.network, mount=args.mount, image=args.image
         )
         shared = self._named.use(args.name, config)
-        source = f"%%bash\n{cell}" if args.language == "bash" else cell
+        text = cell.removesuffix("\n")  # IPython adds one
+        source = f"%%bash\n{text}" if args.language == "bash" else text
         took = self.execute(
             shared,
             source,
@@ -133,20 +133,20 @@ class Cells:
             return result, took
 
         with self._named.telling(screen.say):
-            future = submit(work())
 
-            def interrupt() -> None:
-                soon(shared.interrupt if shared.alive else future.cancel)
+            def interrupt() -> bool:
+                shared.interrupt()
+                return shared.alive
 
             try:
-                result, took = screen.follow(future, interrupt)
+                result, took = screen.follow(work(), interrupt)
             except KeyboardInterrupt:
-                self._revive(shared, screen.say)
+                self._revive(shared)
                 raise
         screen.judge(result)
         return took
 
-    def _revive(self, shared: SharedSandbox, say: Callable[[str], None]) -> None:
+    def _revive(self, shared: SharedSandbox) -> None:
         """The cell was given up: see that the next one does not wait for it."""
 
         async def work() -> bool:
@@ -160,7 +160,7 @@ class Cells:
                 await shared.session.start()
                 return True
 
-        if submit(work()).result():
+        if run_sync(work()):
             print(
                 "the cell ignored the interrupt, so its kernel was ended: "
                 "its variables are gone, its files are there"

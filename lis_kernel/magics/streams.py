@@ -7,14 +7,16 @@ outputs as trusted: all of it passes `tools/clean.py`, unless the user said `--t
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import queue
 import sys
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from IPython.core.interactiveshell import InteractiveShell
 
+from lis_kernel._sync import soon, submit
 from lis_kernel.errors import SandboxError
 from lis_kernel.magics.failing import in_sandbox
 from lis_kernel.tools.clean import clean_bundle, safe_metadata, safe_stream
@@ -51,31 +53,44 @@ class Screen:
         """A line of ours; from any thread."""
         self._queue.put(("say", {"text": line}))
 
-    def follow(self, work: Future[T], interrupt: Callable[[], None]) -> T:
-        """Show what comes until `work` is done; its result.
+    def follow(self, work: Coroutine[Any, Any, T], interrupt: Callable[[], bool]) -> T:
+        """Do `work` on the background loop and show what comes until it is done; its result.
 
-        The first interrupt calls `interrupt` and goes on showing until the cell has ended; the
-        second one cancels `work`.
+        The first interrupt calls `interrupt` (there) and goes on showing until the cell has ended;
+        the second one cancels `work`, and so does the first if `interrupt` says False.
 
         Raises:
-            KeyboardInterrupt: after the second one, or where the first one cancelled it.
+            KeyboardInterrupt: it was cancelled, and has ended.
         """
-        work.add_done_callback(lambda _: self._queue.put(None))
-        presses = 0
-        while True:
-            try:
-                while (item := self._queue.get()) is not None:
-                    self._show(*item)
-                break
-            except KeyboardInterrupt:
-                presses += 1
-                if presses == 1:
-                    interrupt()
-                else:
-                    work.cancel()
-        if work.cancelled():
+        tasks: list[asyncio.Task[T]] = []
+
+        async def carry_out() -> T:
+            # a future that is cancelled is over at once; the task is over when it has ended
+            tasks.append(asyncio.create_task(work))
+            return await tasks[0]
+
+        def pressed(again: bool) -> None:
+            if again or not interrupt():
+                (tasks[0] if tasks else future).cancel()
+
+        future = submit(carry_out())
+        try:
+            future.add_done_callback(lambda _: self._queue.put(None))
+            presses = 0
+            while True:
+                try:
+                    while (item := self._queue.get()) is not None:
+                        self._show(*item)
+                    break
+                except KeyboardInterrupt:
+                    presses += 1
+                    soon(functools.partial(pressed, presses > 1))
+        except BaseException:  # an interrupt between these lines, or a front end that is gone
+            soon(functools.partial(pressed, True))
+            raise
+        if future.cancelled():
             raise KeyboardInterrupt
-        return work.result()
+        return future.result()
 
     def judge(self, result: CellResult) -> None:
         """Fail the user's cell if the sandbox's failed.

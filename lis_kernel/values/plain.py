@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 __all__ = ["NotCopied", "dump", "load"]
 
 MOST_DEEP = 200
+_HALVES = re.compile("[\ud800-\udbff][\udc00-\udfff]")
+"""Two characters that are no Unicode, of which JSON makes one that is."""
 _INSTEAD = {
     "tuple": "make it a list",
     "set": "make it a sorted list",
@@ -49,7 +52,11 @@ def dump(value: Any, name: str) -> bytes:
 
 def _check(value: Any, path: str, depth: int) -> None:
     kind = type(value)
-    if value is None or kind in (bool, int, float, str):
+    if value is None or kind in (bool, int, float):
+        return
+    if kind is str:
+        if _HALVES.search(value):
+            raise NotCopied(f"{path[:200]} is text that is no Unicode: encode it anew, or clean it")
         return
     if depth == MOST_DEEP:
         raise NotCopied(f"{path[:200]}… is nested too deeply, or holds itself: copy a part of it")
@@ -63,6 +70,7 @@ def _check(value: Any, path: str, depth: int) -> None:
                     f"{path} has the key {_short(key)}, and keys must be text to be copied: "
                     "make it a list of pairs, or a series"
                 )
+            _check(key, f"a key of {path}", depth + 1)
             _check(item, f"{path}[{_short(key)}]", depth + 1)
     else:
         instead = _INSTEAD.get(kind.__name__, "give its parts as text, numbers, lists and dicts")

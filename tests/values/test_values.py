@@ -59,6 +59,8 @@ def test_odd_numbers_come_back() -> None:
         (json, "import it in the sandbox"),
         (object(), "no pickle crosses the wall"),
         (10**5000, "cannot be copied"),
+        (["\ud83d\ude00"], r"x\[0\] is text that is no Unicode"),
+        ({"\ud83d\ude00": 1}, "a key of x is text that is no Unicode"),
         (np.array([object()]), "dtype object"),
         (np.ma.array([1]), "np.asarray makes it plain"),
         (np.zeros(2, [("a", "i4")]), "dtype"),

@@ -20,7 +20,7 @@ from lis_kernel._sync import soon, submit
 from lis_kernel.agent import Agent, events
 from lis_kernel.agent.shared import SharedSandbox
 from lis_kernel.config import RunConfig, SandboxConfig, checked
-from lis_kernel.errors import ConfigError
+from lis_kernel.errors import ConfigError, SandboxBusy
 from lis_kernel.magics.arguments import parsed
 from lis_kernel.magics.named import DEFAULT, Named
 from lis_kernel.models import default_model
@@ -138,6 +138,11 @@ class Agents:
         config = checked(RunConfig, words, lambda name: FIELDS.get(name, name))
         paths = tuple(Path(path).expanduser().resolve() for path in args.files or ())
         shared = self._named.use(args.name, made if asked else None)
+        if args.name in self._works or shared.busy is not None:
+            raise SandboxBusy(
+                f"somebody is at work in the sandbox {args.name!r}: a paused agent goes on "
+                "with %agent resume and ends with %agent stop; or name another sandbox (-n)"
+            )
         return self._run(config, Task(prompt=cell.strip(), files=paths), shared, args.output)
 
     def _run(

@@ -6,7 +6,9 @@ The source goes there as it is, the outputs come back through `streams.py`, vari
 
 from __future__ import annotations
 
+import asyncio
 import re
+import threading
 from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
@@ -122,11 +124,18 @@ class Cells:
     ) -> dict[str, Given]:
         """Run `source` under the user's cell; the `wanted` variables. Raises as `run`."""
         screen = Screen(self._shell, shared.name, trust=trust)
+        pressed = threading.Event()
 
         async def work() -> tuple[CellResult, dict[str, Given]]:
             if variables:
                 await shared.start()
-                await copy_in(shared, variables)
+                try:
+                    await copy_in(shared, variables)
+                except ConfigError:
+                    if not pressed.is_set():
+                        raise
+            if pressed.is_set():  # between two requests the sandbox does not hear it
+                raise asyncio.CancelledError
             seconds = NO_LIMIT if timeout is None else timeout
             result = await shared.execute(source, timeout=seconds, on_message=screen.message)
             took = await copy_out(shared, wanted or []) if result.status == "ok" else {}
@@ -135,6 +144,7 @@ class Cells:
         with self._named.telling(screen.say):
 
             def interrupt() -> bool:
+                pressed.set()
                 shared.interrupt()
                 return shared.alive
 

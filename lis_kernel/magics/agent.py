@@ -26,7 +26,7 @@ from lis_kernel.magics.named import DEFAULT, Named
 from lis_kernel.models import default_model
 from lis_kernel.trajectory import Trajectory
 from lis_kernel.types import Task
-from lis_kernel.ui import LiveView, view_for_notebook
+from lis_kernel.ui import LiveView
 
 __all__ = ["VERBS", "Agents", "agent_line", "agent_magic", "runs_folder"]
 
@@ -108,7 +108,7 @@ class Agents:
         self._ending = threading.Lock()
 
     def begin(self, line: str, cell: str) -> Trajectory | None:
-        """Carry out a `%%agent` cell; its trajectory, or None if it was paused.
+        """Carry out a `%%agent` cell; its trajectory, or None if it was paused or went to `-o`.
 
         Raises:
             ConfigError, SandboxBusy: nothing was started.
@@ -152,7 +152,8 @@ class Agents:
             work.hear(event)
 
         agent = Agent(config, out=runs_folder(), on_event=hear, shared=shared, listen=True)
-        view = view_for_notebook(budget=config.budget)
+        here = hasattr(self._shell, "kernel")  # else a terminal's own IPython
+        view = LiveView(budget=config.budget, mode=None if here else "lines")
         view.follows(agent)
         work = Work(agent, view, output)
         self._works[shared.name] = work
@@ -215,7 +216,7 @@ class Agents:
         except Exception as error:
             print(f"the run in the sandbox {name!r} failed: {error}")
 
-    def _finish(self, name: str, work: Work) -> Trajectory:
+    def _finish(self, name: str, work: Work) -> Trajectory | None:
         assert work.future is not None
         self._works.pop(name, None)
         trajectory = None
@@ -223,9 +224,10 @@ class Agents:
             trajectory = work.future.result()
         finally:
             work.view.close(trajectory)
-        if work.output is not None:
-            self._shell.user_ns[work.output] = trajectory
-        return trajectory
+        if work.output is None:
+            return trajectory
+        self._shell.user_ns[work.output] = trajectory
+        return None
 
 
 def runs_folder() -> Path:

@@ -135,6 +135,7 @@ def test_paused_worked_in_and_handed_back(notebook: Notebook, script: Script) ->
     assert notebook.run("%agent say Hurry up.").ok
     cell = notebook.run("%agent resume")
     assert cell.ok, cell.error
+    assert "submitted" in str(cell.messages), "the record is this cell's to send"
     assert notebook.value("t.answer") == "'3'"
     record = load(Path(notebook.value("str(t.path.resolve())").strip("'")))
     record.verify()

@@ -165,7 +165,8 @@ class LiveView:
     def close(self, trajectory: Trajectory | None = None) -> None:
         """The run is over: leave its record as plain HTML. Does nothing the second time.
 
-        A `trajectory` that is the cell's value is then not shown once more.
+        A `trajectory` that is the cell's value is then not shown once more. The record is sent by
+        the cell that calls this, maybe a later one than the view's: nbclient hears no other.
         """
         if self._closed:
             return
@@ -174,10 +175,7 @@ class LiveView:
         self._wake.set()
         self._thread.join(10)
         try:
-            if self._thread.is_alive():  # it is in that context still
-                self._end(trajectory)
-            else:
-                self._context.run(self._end, trajectory)
+            self._end(trajectory)
         except Exception:
             log.exception("the record of the run could not be shown")
 

@@ -28,6 +28,7 @@ import crowd
 import files
 import goals
 import idle
+import magics
 import output
 import processes
 import rivals
@@ -37,7 +38,9 @@ import start_up
 from harness import QUIET_CORES, RESULTS, NotHere, Row, machine, save, say, wait_quiet
 from ours import Settings, default_backend
 
-GROUPS: tuple[ModuleType, ...] = (start_up, round_trip, output, files, rollouts, idle, crowd)
+GROUPS: tuple[ModuleType, ...] = (
+    *(start_up, round_trip, output, files, rollouts, magics, idle, crowd),
+)
 """Each has NAMES, and `measure`, which gives the rows of the names that it is asked for, in one
 run unless it says APART."""
 NAMES = [name for group in GROUPS for name in group.NAMES]

@@ -72,6 +72,19 @@ def test_two_quick_rows(scratch: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.bwrap
+def test_the_rows_of_the_magics(scratch: Path, tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    asked = ("magic_first", "magic_output", "--quick", "--json", str(path))
+    done = run("bench.py", *asked, scratch=scratch)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows, _ = rows_of(path)
+    assert set(rows["magic_first"]["rivals"]) == {"plain", "plain start"}
+    assert set(rows["magic_output"]["rivals"]) == {"plain"}
+    assert all(row["n"] == 3 and row["min"] > 0 and row["first"] > 0 for row in rows.values())
+    nothing_left(scratch)
+
+
+@pytest.mark.bwrap
 def test_a_row_that_cannot_be_run_fails_alone(scratch: Path, tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     asked = ("bwrap_cold", "live_branch", "--quick", "--no-docker", "--json", str(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Callable
 from typing import Any
 
@@ -56,6 +57,7 @@ class Extension:
             manager.register_magic_function(called, kind, name)
         self.matcher = matcher(shell, self.named)
         shell.Completer.custom_matchers.append(self.matcher)
+        atexit.register(self.named.stop_all)
 
     def on_sandbox_cell(self, line: str, cell: str) -> Any:
         if (rest := wants_agent(line)) is not None:
@@ -66,6 +68,7 @@ class Extension:
     def take_back(self) -> None:
         """End the sandboxes, and the agents in them, and leave the shell as it was."""
         self.named.stop_all()
+        atexit.unregister(self.named.stop_all)
         if self.matcher in self.shell.Completer.custom_matchers:
             self.shell.Completer.custom_matchers.remove(self.matcher)
         tables = self.shell.magics_manager.magics

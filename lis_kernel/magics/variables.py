@@ -27,8 +27,8 @@ from lis_kernel.values import Form, NotCopied
 __all__ = ["Given", "checked_names", "copy_in", "copy_out", "given"]
 
 PLACE = "/tmp/.lis-values"
-CODE = f"{PLACE}/lis_values"
-DOOR = f'__import__("runpy").run_path("{CODE}/inside.py")'
+"""Of files on their way, and of the package that reads them there."""
+PACKAGE = "lis_values"
 MOST_BYTES = 256 << 20
 """Of one variable, in either direction."""
 READABLE = 2_000
@@ -97,8 +97,9 @@ async def copy_in(shared: SharedSandbox, variables: Sequence[Given]) -> None:
     lines = [_readable(one) for one in variables]
     if files := [one for one, line in zip(variables, lines, strict=True) if not line]:
         await _put(shared, files)
+    place = _seen(shared)
     source = "\n".join(
-        line or f'{one.name} = {DOOR}["take"]("{PLACE}/{one.name}.{one.form}")'
+        line or f'{one.name} = {_door(place)}["take"]("{place}/{one.name}.{one.form}")'
         for one, line in zip(variables, lines, strict=True)
     )
     result = await shared.execute(source, timeout=SECONDS)
@@ -125,8 +126,7 @@ async def _put(shared: SharedSandbox, files: Sequence[Given]) -> None:
 async def _give(shared: SharedSandbox, folder: Path) -> None:
     """Put the package that reads and writes values into the sandbox, with what is in `folder`."""
     source = Path(values.__file__).parent
-    target = folder / CODE.rpartition("/")[2]
-    shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(source, folder / PACKAGE, ignore=shutil.ignore_patterns("__pycache__"))
     try:
         await asyncio.to_thread(shared.sandbox.put, folder, PLACE)
     except OSError as error:
@@ -143,18 +143,33 @@ async def copy_out(shared: SharedSandbox, names: Sequence[str]) -> dict[str, Giv
         return {}
     with tempfile.TemporaryDirectory(prefix="lis-") as folder:
         await _give(shared, Path(folder))
-    out = f"{PLACE}/out"
+    out = f"{_seen(shared)}/out"
     await _ask(shared, f'["lay"]("{out}", {list(names)!r}, globals(), {MOST_BYTES})', names)
     try:
-        return {name: await asyncio.to_thread(_read, shared, out, name) for name in names}
+        return {name: await asyncio.to_thread(_read, shared, name) for name in names}
     finally:
         with contextlib.suppress(Exception):
             await _ask(shared, f'["clear"]("{out}")', names)
 
 
+def _seen(shared: SharedSandbox) -> str:
+    """PLACE as cells see it; without isolation the sandbox's folders are the host's."""
+    testbed = str(shared.sandbox.describe().get("testbed", "/testbed"))
+    return PLACE if testbed == "/testbed" else f"{Path(testbed).parent}{PLACE}"
+
+
+def _door(place: str) -> str:
+    return f'__import__("runpy").run_path("{place}/{PACKAGE}/inside.py")'
+
+
 async def _ask(shared: SharedSandbox, call: str, names: Sequence[str]) -> None:
     """Have the door in the sandbox do something, beside its cells."""
-    words = {"code": DOOR + call, "silent": True, "store_history": False, "allow_stdin": False}
+    words = {
+        "code": _door(_seen(shared)) + call,
+        "silent": True,
+        "store_history": False,
+        "allow_stdin": False,
+    }
     option = f"-o {', '.join(names)}"
     try:
         reply = await shared.session.request("execute_request", words, SECONDS)
@@ -166,10 +181,10 @@ async def _ask(shared: SharedSandbox, call: str, names: Sequence[str]) -> None:
         raise ConfigError(option, problem)
 
 
-def _read(shared: SharedSandbox, folder: str, name: str) -> Given:
+def _read(shared: SharedSandbox, name: str) -> Given:
     forms: tuple[Form, ...] = ("json", "arrow")
     for form in forms:
-        data = shared.sandbox.read(f"{folder}/{name}.{form}", MOST_BYTES + 1)
+        data = shared.sandbox.read(f"{PLACE}/out/{name}.{form}", MOST_BYTES + 1)
         if data is not None:
             _bounded("-o", name, len(data))
             return Given(name, form, data)

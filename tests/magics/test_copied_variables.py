@@ -105,3 +105,15 @@ def test_what_came_in_stands_in_the_record_as_it_can_run_again(notebook: Noteboo
     notebook.run(kernel)
     sources = notebook.value("[cell['source'] for cell in ours.named.get('default').cells]")
     assert sources == repr(["few = {'a': [1, None]}", "few"])
+
+
+@pytest.mark.parametrize(
+    "backend",
+    ["bubblewrap", "local", pytest.param("docker", marks=pytest.mark.docker)],
+)
+def test_with_the_other_backends(notebook: Notebook, backend: str) -> None:
+    cell = notebook.run(
+        f"%%sandbox -n {backend} -b {backend} -i frame -i big -o back\nback = frame.head(len(big))"
+    )
+    assert cell.ok, cell.error
+    assert notebook.value("back.equals(frame)") == "True"

@@ -65,6 +65,8 @@ class Jupyter:
         await expect(page.locator(".jp-Notebook").first).to_be_visible()
         notebook = Notebook(page, self.pictures)
         await notebook.ready(kernel=kernel)
+        if self.server.app == "lab":  # more room for what is tried
+            await page.evaluate("() => window.jupyterapp.shell.collapseLeft()")
         return notebook
 
     async def _go(self, page: Page, path: str) -> None:

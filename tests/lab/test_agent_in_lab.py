@@ -83,6 +83,10 @@ async def test_a_person_takes_over_and_hands_back(lab: Jupyter) -> None:
 async def test_stop_ends_it(lab: Jupyter) -> None:
     notebook = await begun(lab, "stopped", ENDLESS)
     await expect(notebook.page.locator(".lis-live")).to_contain_text("begun")
+    await notebook.page.locator(".lis-live").get_by_role("link", name="trajectory.ipynb").click()
+    kernel = notebook.page.locator(".jp-KernelName", has_text="Python 3 (sandbox)")
+    await expect(kernel).to_be_visible()  # beside the view, which lives on
+    await notebook.command("docmanager:open", path="stopped.ipynb")
     await button(notebook, "Stop").click()
     await notebook.finished(1)
     assert (await notebook.run(2)).startswith("interrupted None")

@@ -51,15 +51,21 @@
     follow();
   }
 
-  const cells = {
-    id: 'lis-kernel:cells',
-    description: 'Marks the cells of a trajectory by their tags, for the style.',
-    autoStart: true,
-    activate: (app, tracker) => {
-      tracker.forEach(panel => watch(panel.content));
-      tracker.widgetAdded.connect((_, panel) => watch(panel.content));
-    }
-  };
+  // -- links of the live view ---------------------------------------------------------------------
+
+  // Jupyter opens the links of an output; those of a widget would leave the page, and the view.
+  function openLinks(app, panel, { PathExt }) {
+    panel.node.addEventListener('click', event => {
+      const address = event.target.closest?.('.lis-live a[href]')?.getAttribute('href');
+      if (address && !/^([a-z][a-z0-9+.-]*:|[/#?])/i.test(address)) {
+        event.preventDefault();
+        const folder = PathExt.dirname(panel.context.path);
+        app.commands.execute('docmanager:open', {
+          path: PathExt.join(folder, decodeURIComponent(address))
+        });
+      }
+    });
+  }
 
   // -- the page /lis/runs as a tab ---------------------------------------------------------------
 
@@ -126,14 +132,27 @@
   }
 
   async function plugins() {
-    const notebook = await shared('@jupyterlab/notebook');
+    const { INotebookTracker } = await shared('@jupyterlab/notebook');
     const apputils = await shared('@jupyterlab/apputils');
     const application = await shared('@jupyterlab/application');
     const launcher = await shared('@jupyterlab/launcher');
-    const { PageConfig } = await shared('@jupyterlab/coreutils');
+    const coreutils = await shared('@jupyterlab/coreutils');
     const { LabIcon } = await shared('@jupyterlab/ui-components');
     const icon = new LabIcon({ name: 'lis-kernel:runs', svgstr: LOGO });
-    cells.requires = [notebook.INotebookTracker];
+    const notebooks = {
+      id: 'lis-kernel:notebooks',
+      description: "Styles a trajectory's cells by their tags, and opens what a live view links to.",
+      autoStart: true,
+      requires: [INotebookTracker],
+      activate: (app, tracker) => {
+        const added = panel => {
+          watch(panel.content);
+          openLinks(app, panel, coreutils);
+        };
+        tracker.forEach(added);
+        tracker.widgetAdded.connect((_, panel) => added(panel));
+      }
+    };
     const runs = {
       id: 'lis-kernel:runs',
       description: 'Opens the page of runs from the launcher and the command palette.',
@@ -141,12 +160,12 @@
       optional: [
         apputils.ICommandPalette,
         application.ILayoutRestorer,
-        ...(launcher ? [launcher.ILauncher] : []) // Notebook has none
+        ...(launcher ? [launcher.ILauncher] : []) // none in some applications
       ],
       activate: (app, ...parts) =>
-        addRuns(app, { apputils, icon, base: PageConfig.getBaseUrl() }, ...parts)
+        addRuns(app, { apputils, icon, base: coreutils.PageConfig.getBaseUrl() }, ...parts)
     };
-    return { __esModule: true, default: [cells, runs] };
+    return { __esModule: true, default: [notebooks, runs] };
   }
 
   function style() {

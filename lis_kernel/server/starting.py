@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from lis_kernel.agent.remote import live_runs
 from lis_kernel.errors import ConfigError
+from lis_kernel.models import split_name
 from lis_kernel.tools.terminal import plain_text
 
 __all__ = ["OPTIONS", "Started", "arguments", "start"]
@@ -75,10 +76,33 @@ def arguments(words: Mapping[str, Any], root: Path) -> list[str]:
             raise ConfigError(name, "unknown setting, or one for the command line only.", known)
         if not isinstance(value, str | int | float) or isinstance(value, bool):
             raise ConfigError(name, f"{value!r} is neither text nor a number.")
+        if name == "model":
+            _check_model(str(value), root)
         if name == "backend" and value not in BACKENDS:
             raise ConfigError(name, f"{value!r} is not to be had here.", f"One of {BACKENDS}.")
         made.append(f"{OPTIONS[name]}={value}")
     return made
+
+
+def _check_model(name: str, root: Path) -> None:
+    """No code and no weights but those that are installed, and no script from outside."""
+    try:
+        provider, rest = split_name(name)
+    except ConfigError as error:
+        raise ConfigError("model", error.problem, error.fix) from error
+    if ":" in provider or rest.endswith(".gguf"):
+        raise ConfigError("model", f"{name!r} is for the command line only.")
+    if provider == "scripted" and not _below(root / rest, root):
+        raise ConfigError("model", f"{rest!r} is not below the server's root folder.")
+
+
+def _below(path: Path, root: Path) -> Path | None:
+    """Where `path` leads, if it is there and lies below `root`."""
+    try:
+        path = path.resolve()
+        return path if path.exists() and path.is_relative_to(root) else None
+    except (OSError, ValueError, RuntimeError):
+        return None
 
 
 def _files(given: Any, root: Path) -> list[Path]:
@@ -86,12 +110,8 @@ def _files(given: Any, root: Path) -> list[Path]:
         raise ConfigError("files", "not a list of paths.", 'Write e.g. ["data/a.csv"].')
     paths = []
     for name in given:
-        try:
-            path = (root / name.lstrip("/")).resolve()
-            there = path.exists()
-        except (OSError, ValueError, RuntimeError):
-            there = False
-        if not there or not path.is_relative_to(root):
+        path = _below(root / name.lstrip("/"), root)
+        if path is None:
             problem = f"{name!r} is not below the server's root folder."
             raise ConfigError("files", problem, "Give a path as the file browser shows it.")
         paths.append(path)
@@ -135,7 +155,8 @@ def _spawn(task: str, options: list[str], root: Path, log: Path) -> subprocess.P
         stdin.write(task.encode("utf-8", "replace"))
         stdin.seek(0)
         return subprocess.Popen(
-            [sys.executable, "-m", "lis_kernel", "run", "-", *options],
+            # -P: what lies in the root is no part of the program
+            [sys.executable, "-P", "-m", "lis_kernel", "run", "-", *options],
             stdin=stdin,
             stdout=out,
             stderr=subprocess.STDOUT,

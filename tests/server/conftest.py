@@ -45,11 +45,15 @@ def server(runtime: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture
-def script(tmp_path: Path) -> Script:
-    """Write a script of replies; its name as a model."""
+def script(request: pytest.FixtureRequest, tmp_path: Path) -> Script:
+    """Write a script of replies below the server's root; its name as a model."""
+    shared = "server" in request.fixturenames
+    root = request.getfixturevalue("server").root if shared else tmp_path / "work"
 
     def write(*replies: dict[str, object], name: str = "script.json") -> str:
-        (tmp_path / name).write_text(json.dumps(replies))
-        return f"scripted:{tmp_path / name}"
+        path = root / "scripts" / tmp_path.name / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(replies))
+        return f"scripted:{path}"
 
     return write

@@ -21,16 +21,20 @@ SCHEMA, DICTIONARY, BATCH = 1, 2, 3
 INT, FLOAT, BOOL, STAMP, FIXED, SPAN, TEXT = 2, 3, 6, 10, 15, 18, 20
 CONTINUED = 0xFFFFFFFF
 MOST_COLUMNS = 100_000
+MOST_PAIRS = 16
+MOST_TEXT = 10_000_000
+"""Characters of one text beside the columns; many places may name the same one."""
+MOST_ZONE = 100
 
 
 @dataclass
 class Column:
     """One column.
 
-    `kind` is `bool`, `i1` … `i8`, `u1` … `u8`, `f2` … `f8` (bytes of a number), `text`, `fixed:N`
-    (N bytes each), `stamp:UNIT:ZONE` or `span:UNIT`. `buffers` are the values, for `text` offsets
-    of 8 bytes and UTF-8; `valid` is a bitmap or None. With a `dictionary` the values are places in
-    it.
+    `name` is for other readers; `read` leaves it empty. `kind` is `bool`, `i1` … `i8`, `u1` … `u8`,
+    `f2` … `f8` (bytes of a number), `text`, `fixed:N` (N bytes each), `stamp:UNIT:ZONE` or
+    `span:UNIT`. `buffers` are the values, for `text` offsets of 8 bytes and UTF-8; `valid` is a
+    bitmap or None. With a `dictionary` the values are places in it.
     """
 
     name: str
@@ -197,7 +201,7 @@ def read(data: bytes) -> tuple[list[Column], dict[str, str]]:
         kind, header = message.number(1, "B"), message.table(2)
         if kind == SCHEMA and not columns:
             columns = [_column(field, dictionaries) for field in header.tables(1)]
-            words = {pair.text(0): pair.text(1) for pair in header.tables(2)}
+            words = {pair.text(0): pair.text(1) for pair in header.tables(2)[:MOST_PAIRS]}
         elif kind == DICTIONARY:
             _fill(header.table(1), body, dictionaries[header.number(0, "q")])
         elif kind == BATCH:
@@ -209,14 +213,14 @@ def read(data: bytes) -> tuple[list[Column], dict[str, str]]:
 def _column(field: _Table, dictionaries: dict[int, list[Column]]) -> Column:
     kind = _kind(field.number(2, "B"), field.table(3))
     if not field.has(4):
-        return Column(field.text(0), kind, 0, ())
+        return Column("", kind, 0, ())
     encoding = field.table(4)
     number = encoding.number(0, "q")
     values = Column("", kind, 0, ())
     dictionaries.setdefault(number, []).append(values)
     index = _kind(INT, encoding.table(1))
     ordered = bool(encoding.number(2, "B"))
-    return Column(field.text(0), index, 0, (), dictionary=values, ordered=ordered)
+    return Column("", index, 0, (), dictionary=values, ordered=ordered)
 
 
 def _kind(kind: int, words: _Table) -> str:
@@ -229,7 +233,7 @@ def _kind(kind: int, words: _Table) -> str:
         return ("f2", "f4", "f8")[words.number(0, "h")]
     if kind in (STAMP, SPAN):
         unit = UNITS[words.number(0, "h", 0 if kind == STAMP else 1)]
-        zone = words.text(1) if kind == STAMP and words.has(1) else ""
+        zone = words.text(1, MOST_ZONE) if kind == STAMP and words.has(1) else ""
         return f"stamp:{unit}:{zone}" if kind == STAMP else f"span:{unit}"
     if kind == FIXED:
         return f"fixed:{words.number(0, 'i')}"
@@ -244,6 +248,7 @@ def _fill(batch: _Table, body: memoryview, columns: list[Column]) -> None:
     nodes, places = batch.pairs(1), iter(batch.pairs(2))
     if len(nodes) != len(columns):
         raise ValueError("columns are missing")
+    left = len(body)
     for column, (length, nulls) in zip(columns, nodes, strict=True):
         if not 0 <= nulls <= length <= 8 * len(body):
             raise ValueError("a length that the data does not have")
@@ -256,6 +261,8 @@ def _fill(batch: _Table, body: memoryview, columns: list[Column]) -> None:
                 raise ValueError("values outside the data")
             if there < size and (buffers or there):
                 raise ValueError("values are missing")
+            if (left := left - there) < 0:  # each column would be a copy of the same
+                raise ValueError("values that lie over each other")
             # the text's own length is in its offsets
             buffers.append(body[at : at + (size if size >= 0 else there)])
         column.valid = buffers[0] if nulls else None
@@ -325,8 +332,10 @@ class _Table:
             raise ValueError("a list that goes on outside the data")
         return at + 4, count
 
-    def text(self, number: int) -> str:
+    def text(self, number: int, most: int = MOST_TEXT) -> str:
         at, count = self._vector(number, 1)
+        if count > most:
+            raise ValueError("a text that is too long")
         return bytes(self._data[at : at + count]).decode("utf-8")
 
     def tables(self, number: int) -> list[_Table]:

@@ -244,6 +244,19 @@ def test_words_that_lie_are_refused(words: dict[str, Any]) -> None:
         load("arrow", data, "x")
 
 
+@pytest.mark.parametrize("values_at", [0, 8])
+def test_columns_that_share_their_data_are_refused(
+    values_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand columns over the same 256 MB would be as many copies of it."""
+    made = [arrays.column("values", np.arange(3), "x")] * 2
+    places = [(0, 0), (0, 24), (0, 0), (values_at, 24)]
+    batch = [("q", 3), ("pairs", [(3, 0)] * 2), ("pairs", places)]
+    monkeypatch.setattr("lis_kernel.values.arrow._batch", lambda *_: (batch, [bytes(32)]))
+    with pytest.raises(ValueError, match="over each other"):
+        arrays.read(arrays.stream("frame", made, 3, {}))
+
+
 @pytest.mark.parametrize("data", [b"", b"{", b"[" * 100_000, b"\xff", b"x" * 100])
 def test_what_is_no_value_is_refused(data: bytes) -> None:
     for form in ("json", "arrow"):

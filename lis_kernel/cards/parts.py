@@ -249,7 +249,9 @@ def page(head_html: str, *sections_html: str) -> str:
     """A card: its head, and sections under it; empty ones are left out."""
     body = "".join(section(part) for part in sections_html if part)
     return (
-        f'<div style="{_UI};border:1px solid {_COLOURS["line"]};border-radius:6px;'
+        # no `$5 and $6` of a text is math, and no command of MathJax is carried out
+        '<div class="mathjax_ignore tex2jax_ignore" '
+        f'style="{_UI};border:1px solid {_COLOURS["line"]};border-radius:6px;'
         f"background-color:{_COLOURS['ground']};margin:2px 0;max-width:960px;overflow:hidden;"
         f'text-align:left"><div style="padding:12px 16px">{head_html}</div>{body}</div>'
     )

@@ -66,7 +66,8 @@ _PICTURE = re.compile(
 )
 _LINK = re.compile(r"(?:https?://|mailto:)[^\s]*", re.IGNORECASE)
 _TEX = re.compile(
-    r"\\(?=(?:href|url|style|class|cssId|data|require|unicode|includegraphics|html\w*|csname)\b)",
+    r"\\+(?=(?:href|url|style|class|cssId|data|require|unicode|includegraphics|html\w*|csname"
+    r"|mmlToken|bbox)\b)",
     re.IGNORECASE,
 )
 _MATH = re.compile(

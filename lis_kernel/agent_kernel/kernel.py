@@ -37,6 +37,7 @@ ASK_SECONDS = 5.0
 END_SECONDS = 4.5
 """jupyter_client waits five for a kernel that it asked to end, and kills it then."""
 MATCHES = 500
+MATCH_CHARS = 200
 LANGUAGE: dict[str, object] = {
     "name": "markdown",
     "version": VERSION,
@@ -179,7 +180,9 @@ class AgentKernel(Kernel):
                 type(bound) is int and 0 <= bound <= len(source) for bound in bounds
             ):
                 start, end = (offset + int(bound or 0) for bound in bounds)
-                matches = [plain_text(one) for one in given[:MATCHES] if isinstance(one, str)]
+                # a line break would begin a line of the user's own cell, with magics of its own
+                texts = (one for one in given[:MATCHES] if isinstance(one, str))
+                matches = [one for one in texts if one.isprintable() and len(one) < MATCH_CHARS]
         else:
             start, end, matches = complete(code, cursor_pos)
         return {

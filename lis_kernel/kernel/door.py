@@ -3,8 +3,9 @@
 Opened by `agent/remote.py` when somebody wants to join a run. It listens on unix sockets in a
 private folder, with a key that the sandbox does not know, so that a cell that comes in through it
 is a person's for certain, and none of the code in the sandbox can pose as one. Cells go to whoever
-decides whether they may run now; what the model runs meanwhile is shown to all clients. A client's
-shutdown closes nothing: the run is not its own.
+decides whether they may run now; what the model runs meanwhile is shown to all clients. A page
+trusts the outputs of the cells that its user runs, so all that the sandbox shows or answers is
+cleaned first. A client's shutdown closes nothing: the run is not its own.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ import zmq.asyncio
 from jupyter_client.session import Session
 
 from lis_kernel.errors import KernelError, LisKernelError
-from lis_kernel.kernel.outputs import OnMessage
+from lis_kernel.kernel.outputs import OnMessage, clean_text
 from lis_kernel.kernel.session import KernelSession
+from lis_kernel.tools.clean import safe_bundle, safe_metadata, safe_stream
+from lis_kernel.tools.terminal import plain_text
 from lis_kernel.types import CellResult, Output
 
 __all__ = ["Door"]
@@ -73,6 +76,8 @@ EMPTY: dict[str, dict[str, Any]] = {
     "comm_info_request": {"comms": {}, "status": "ok"},
 }
 """What is answered where the kernel does not, or is not asked."""
+MATCHES = 500
+MATCH_CHARS = 200
 FORWARDED = ("complete_request", "inspect_request", "is_complete_request")
 
 
@@ -150,7 +155,8 @@ class Door:
     def shown(self, output: Output) -> None:
         """An output of the model's cell."""
         content = {name: value for name, value in output.items() if name != "output_type"}
-        self._publish(output["output_type"], content, self._agents)
+        kind = output["output_type"]
+        self._publish(kind, _safe(kind, content), self._agents)
 
     def ended(self) -> None:
         """The model's cell is over."""
@@ -203,7 +209,8 @@ class Door:
             return {"status": "ok", "restart": bool(content.get("restart"))}
         if kind in FORWARDED:
             with contextlib.suppress(TimeoutError, KernelError):
-                return await self._session().request(kind, dict(content), ASK_SECONDS)
+                reply = await self._session().request(kind, dict(content), ASK_SECONDS)
+                return _answered(kind, reply)
         return EMPTY.get(kind)  # None for what needs no answer: comm_msg and the like
 
     async def _execute(
@@ -217,6 +224,7 @@ class Door:
         failed: dict[str, Any] = {}
 
         def show(kind: str, shown: dict[str, Any]) -> None:
+            shown = _safe(kind, shown)
             if kind == "error":
                 failed.update(shown)
             self._publish(kind, shown, header)
@@ -244,6 +252,39 @@ class Door:
         frames = self._words.serialize(message, ident=f"kernel.{kind}".encode())
         with contextlib.suppress(zmq.ZMQError):  # a client that does not read loses messages
             self._sockets["iopub"].send_multipart(frames, flags=zmq.NOBLOCK)
+
+
+def _safe(kind: str, content: dict[str, Any]) -> dict[str, Any]:
+    """What the sandbox shows, as it may stand in a page or a terminal of a person's."""
+    if kind == "stream":
+        return {**content, "text": safe_stream(content["text"])}
+    if kind == "error":
+        lines = [safe_stream(line) for line in content["traceback"]]
+        words = {name: plain_text(content[name]) for name in ("ename", "evalue")}
+        return {**words, "traceback": lines}
+    if "data" in content:
+        metadata = safe_metadata(content["metadata"])
+        return {**content, "data": safe_bundle(content["data"]), "metadata": metadata}
+    return content
+
+
+def _answered(kind: str, reply: Mapping[str, Any]) -> dict[str, Any]:
+    """What the sandbox's kernel answered, of which any part may be forged."""
+    usual = EMPTY[kind]
+    if kind == "complete_request":
+        bounds = {name: reply.get(name) for name in ("cursor_start", "cursor_end")}
+        given = reply.get("matches")
+        if not isinstance(given, list) or any(type(bound) is not int for bound in bounds.values()):
+            return usual
+        texts = (one for one in given[:MATCHES] if isinstance(one, str))
+        fair = [one for one in texts if one.isprintable() and len(one) < MATCH_CHARS]
+        return {**usual, **bounds, "matches": fair}
+    if kind == "inspect_request":
+        data = reply.get("data")
+        texts_of = data.items() if isinstance(data, dict) else ()
+        plain = {mime: clean_text(text) for mime, text in texts_of if isinstance(text, str)}
+        return {**usual, "found": bool(plain), "data": safe_bundle(plain)}
+    return {name: plain_text(str(reply.get(name, "")))[:80] for name in ("status", "indent")}
 
 
 def _failure(name: str, text: str) -> dict[str, Any]:

@@ -28,6 +28,9 @@ __all__ = ["Screen"]
 
 T = TypeVar("T")
 
+MOST_WAITING = 100_000_000
+"""Characters of messages; more than a cell without `clear_output` can show."""
+
 
 class Screen:
     """The outputs of one cell.
@@ -42,12 +45,20 @@ class Screen:
         self._name = name
         self._trust = trust
         self._queue: queue.SimpleQueue[tuple[str, dict[str, Any]] | None] = queue.SimpleQueue()
+        self._taken = self._shown = 0  # characters, each changed in one thread only
         self._dropped: set[str] = set()
         self._error: dict[str, Any] = {}
 
     def message(self, kind: str, content: dict[str, Any]) -> None:
-        """A message of the sandbox's kernel; from any thread."""
-        self._queue.put((kind, content))
+        """A message of the sandbox's kernel, on the background loop.
+
+        One that comes quicker than they can be shown is left out: `clear_output` makes room for
+        more without end, and this kernel's memory is the user's.
+        """
+        size = _size(content)
+        if self._taken - self._shown + size <= MOST_WAITING:
+            self._taken += size
+            self._queue.put((kind, content))
 
     def say(self, line: str) -> None:
         """A line of ours; from any thread."""
@@ -80,6 +91,8 @@ class Screen:
             while True:
                 try:
                     while (item := self._queue.get()) is not None:
+                        if item[0] != "say":
+                            self._shown += _size(item[1])
                         self._show(*item)
                     break
                 except KeyboardInterrupt:
@@ -149,3 +162,12 @@ class Screen:
         stream.write(text)
         if self._queue.empty():  # else more comes at once, and a flush waits for the front end
             stream.flush()
+
+
+def _size(value: Any) -> int:
+    """About how many characters a message has."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return 100 + sum(len(key) + _size(item) for key, item in value.items())
+    return sum(map(_size, value), 100) if isinstance(value, list) else 10

@@ -174,8 +174,11 @@ class Agent:
 
     def _tell(self, event: events.Event) -> None:
         """A view that fails is no reason to stop a run, or to call the sandbox or model broken."""
-        if self._run is not None and self._run.listener is not None:
-            self._run.listener.publish(event)
+        try:
+            if self._run is not None and self._run.listener is not None:
+                self._run.listener.publish(event)
+        except Exception as error:
+            log.warning("watchers were not told: %s: %s", type(error).__name__, error)
         try:
             self._on_event(event)
         except Exception as error:

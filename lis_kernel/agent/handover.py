@@ -50,7 +50,7 @@ class Handover:
 
     def pause(self) -> None:
         """Have the model wait once its present call, or its present answer, is over."""
-        if self.state in ("starting", "running"):
+        if self.state in ("starting", "running", "paused"):  # also if it was just told to go on
             self._go.clear()
             if self.state == "running":
                 self.state = "pausing"
@@ -83,9 +83,10 @@ class Handover:
         self.state, self._paused_at = "paused", time.monotonic()
         self._tell(events.Paused())
         try:
-            await self._go.wait()
-            async with self.working:
-                pass
+            while not self._go.is_set():
+                await self._go.wait()
+                async with self.working:
+                    pass
         finally:
             self._waited, self._paused_at = self.waited, None
             if self.state == "paused":

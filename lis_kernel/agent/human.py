@@ -10,6 +10,7 @@ from typing import Any
 
 from lis_kernel.agent import events
 from lis_kernel.agent.handover import Handover
+from lis_kernel.agent.turn import cut_short
 from lis_kernel.errors import SandboxBusy
 from lis_kernel.kernel.outputs import OnMessage, clean_text
 from lis_kernel.kernel.session import KernelSession
@@ -52,13 +53,11 @@ class Guests:
             SandboxBusy: the model is at work, or another person's cell; nothing was run.
             SandboxError, KernelError: as `KernelSession.execute`; the run ends with it.
         """
-        if self._handover.state != "paused":
-            raise SandboxBusy(
-                f"the agent is at work ({self._handover.state}): pause it before you run a cell"
-            )
+        self._check_paused()
         if self._handover.working.locked():
             raise SandboxBusy("another cell of a person's is running; wait for its end")
         async with self._handover.working:
+            self._check_paused()  # the model may have been let go on while we waited
             work = self._run(session, clean_text(source), turn, on_message, timeout)
             self._task = asyncio.create_task(work)
             try:
@@ -70,6 +69,10 @@ class Guests:
                 raise
             finally:
                 self._task = None
+
+    def _check_paused(self) -> None:
+        if (state := self._handover.state) != "paused":
+            raise SandboxBusy(f"the agent is at work ({state}): pause it before you run a cell")
 
     async def end(self) -> None:
         """The run ends: a cell that still runs is interrupted and recorded."""
@@ -89,18 +92,20 @@ class Guests:
         name = self._recorder.new_id(f"human-{self._number}")
         cell = code_cell(name, source, ["lis-human"], kind="human", author="human", turn=turn)
         self._recorder.begin(cell)
-        result = CellResult(status="interrupted")
+        result, begun = CellResult(status="interrupted"), False
         try:
             await self._recorder.saved()
             self._tell(events.HumanStarted(source))
+            begun = True
             result = await session.execute(
                 source,
                 timeout,
                 on_output=lambda output: self._tell(events.CallOutput(output)),
                 on_message=on_message,
             )
-        except BaseException:
-            result = result.model_copy(update={"outputs": session.partial})
+        except BaseException as error:
+            seen = session.partial if begun else ()  # else they are those of the cell before
+            result = CellResult(status=cut_short(error), outputs=seen)
             raise
         finally:
             self._finish(cell, source, result)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import shlex
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -50,6 +51,8 @@ __all__ = ["Run"]
 
 log = logging.getLogger(__name__)
 
+ANSWERS = ("output/answer.txt", "answer.txt")
+"""Below the sandbox's testbed."""
 LISTED = 100
 """Files of the output folder that watchers are told of."""
 
@@ -140,16 +143,16 @@ class Run:
                 left = started + seconds + self.handover.waited - time.monotonic()
                 if left <= 0:
                     return True
-            await asyncio.wait({work}, timeout=left)
+            # the end may be a little late, so that a pause shortly before it is no busy loop
+            await asyncio.wait({work}, timeout=None if left is None else max(left, 0.05))
         return False
 
     async def _end(self, work: asyncio.Task[StopReason], late: bool, started: float) -> None:
         """Stop what still runs, take out the files, close the notebook; whatever fails."""
+        work.cancel()
+        self.handover.end()  # from here on no person's cell begins
         await self.guests.end()
-        if not work.done():
-            work.cancel()
-            await asyncio.wait({work})
-        self.handover.end()
+        await asyncio.wait({work})
         reason, detail = self._outcome(work, late)
         most = self.config.limits.collect_bytes
         taken = await asyncio.to_thread(take_out, self.sandbox, self.folder.files, most)
@@ -255,7 +258,7 @@ class Run:
     async def _between(self) -> None:
         """Before each answer and call: people may have asked to have the sandbox to themselves."""
         if self.agent.listen and self.session.alive:
-            with contextlib.suppress(SandboxError, OSError):
+            with contextlib.suppress(Exception):  # it is for watchers alone
                 args = "/testbed/output", LISTED
                 found = await asyncio.to_thread(self.sandbox.listing, *args)
                 if found != self.listed:
@@ -297,7 +300,7 @@ class Run:
         self.recorder.notebook["metadata"][KEY]["sandbox"] = dict(self.sandbox.describe())
         setup["execution_count"] = result.execution_count
         self.recorder.finish(seconds=result.seconds, status=result.status)
-        if self.shared is not None and self.shared.cells:
+        if self.shared is not None and (self.shared.cells or self.shared.visited):
             await self._take_over(self.shared)
         return messages
 
@@ -306,11 +309,16 @@ class Run:
         for cell in shared.cells:
             self.recorder.add(record.earlier(cell, self.recorder.new_id(cell["id"])))
         testbed = shared.sandbox.describe().get("testbed", "/testbed")
-        source = f"%%bash\nrm -f {testbed}/output/answer.txt {testbed}/answer.txt"
+        answers = " ".join(shlex.quote(f"{testbed}/{name}") for name in ANSWERS)
+        source = f"%%bash\nrm -f {answers}"
         name = self.recorder.new_id("no-answer-yet")
         cell = code_cell(name, source, ["lis-setup"], folded=True, kind="setup")
         self.recorder.begin(cell)
-        result = await shared.session.execute(source)
+        try:
+            result = await shared.session.execute(source)
+        except BaseException as error:
+            self.recorder.finish(status=cut_short(error))
+            raise
         cell["outputs"], cell["execution_count"] = list(result.outputs), result.execution_count
         self.recorder.finish(seconds=result.seconds, status=result.status)
 

@@ -123,7 +123,8 @@ def outcome_text(
 
 def breaches(notebook: Mapping[str, Any]) -> dict[str, int]:
     """How many cells ran into which limit."""
-    named = (cell["metadata"][KEY].get("verdict") for cell in notebook["cells"])
+    facts = (cell["metadata"][KEY] for cell in notebook["cells"])
+    named = (ours.get("verdict") for ours in facts if ours.get("kind") != "earlier")
     return dict(Counter(verdict for verdict in named if verdict is not None))
 
 

@@ -16,6 +16,8 @@ import logging
 import os
 import secrets
 import socket
+import stat
+import threading
 import time
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
@@ -74,6 +76,8 @@ class Listener:
         self._agent = agent
         self._run = run
         self._started = time.time()
+        self._thread = threading.get_ident()
+        self._loop = asyncio.get_running_loop()
         self._base = _folder() / secrets.token_hex(4)
         self._server: asyncio.Server | None = None
         self._followers: set[asyncio.Queue[events.Event | None]] = set()
@@ -108,7 +112,10 @@ class Listener:
         partial.replace(base.with_suffix(".json"))
 
     def publish(self, event: events.Event) -> None:
-        """Tell all followers, and those who joined."""
+        """Tell all followers, and those who joined; from any thread."""
+        if threading.get_ident() != self._thread:
+            self._loop.call_soon_threadsafe(self.publish, event)
+            return
         if self._door is not None:
             self._show(self._door, event)
         for queue in list(self._followers):
@@ -226,8 +233,10 @@ class Listener:
 
 def live_runs() -> list[LiveRun]:
     """Every run of this user that can be reached, the newest first; what dead ones left goes."""
-    found = []
-    for record in _folder().glob("*.json"):
+    folder, found = _folder(), []
+    if not _ours(folder):
+        return []
+    for record in folder.glob("*.json"):
         try:
             live = LiveRun(**json.loads(record.read_text("utf-8")))
         except (OSError, ValueError, TypeError):
@@ -238,6 +247,15 @@ def live_runs() -> list[LiveRun]:
             for left in record.parent.glob(f"{record.stem}*"):
                 left.unlink(missing_ok=True)
     return sorted(found, key=lambda live: live.started, reverse=True)
+
+
+def _ours(folder: Path) -> bool:
+    """Whether nobody else can have put a record there: its socket and files would be believed."""
+    try:
+        info = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(info.st_mode) and info.st_uid == os.getuid() and not info.st_mode & 0o022
 
 
 def _answers(path: str) -> bool:
@@ -307,7 +325,7 @@ async def follow(live: LiveRun) -> AsyncIterator[dict[str, Any]]:
     async with _connected(live) as (reader, writer):
         yield {"event": "status", **await _request(live, reader, writer, {"do": "events"})}
         with contextlib.suppress(ConnectionError):
-            while line := await reader.readline():
+            while (line := await reader.readline()).endswith(b"\n"):  # the last may be cut off
                 yield json.loads(line)
 
 
@@ -317,10 +335,12 @@ async def _request(
     writer: asyncio.StreamWriter,
     words: dict[str, Any],
 ) -> dict[str, Any]:
-    writer.write(json.dumps(words).encode() + b"\n")
-    await writer.drain()
-    line = await reader.readline()
-    if not line:
+    line = b""
+    with contextlib.suppress(ConnectionError):
+        writer.write(json.dumps(words).encode() + b"\n")
+        await writer.drain()
+        line = await reader.readline()
+    if not line.endswith(b"\n"):
         raise ConfigError("RUN", f"{live.id} ended before it answered.")
     answer: dict[str, Any] = json.loads(line)
     if "error" in answer:

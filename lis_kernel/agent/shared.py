@@ -65,9 +65,12 @@ class SharedSandbox:
         self.created = 0.0
         self.agent: Agent | None = None
         """Who is at work in it."""
+        self.visited = False
+        """Whether an agent was, whose answer may lie in it."""
         self._say, self._progress = say, progress
         self._session: KernelSession | None = None
         self._working = asyncio.Lock()
+        self._starting = asyncio.Lock()
         self._number = 0
         self.kind.sandbox(say, progress)  # a wrong setting is said now
 
@@ -100,6 +103,10 @@ class SharedSandbox:
         Raises:
             SandboxError, KernelError: it did not come up; nothing is left of it.
         """
+        async with self._starting:
+            await self._start()
+
+    async def _start(self) -> None:
         if self._session is not None:
             return
         sandbox = self.kind.sandbox(self._say, self._progress)
@@ -164,7 +171,7 @@ class SharedSandbox:
         try:
             yield
         finally:
-            self.agent = None
+            self.agent, self.visited = None, True
 
     async def restart(self) -> None:
         """End it and start it anew: another kernel, no files.
@@ -185,6 +192,7 @@ class SharedSandbox:
             raise SandboxBusy(f"an agent is at work in the sandbox {self.name!r}; stop it first")
         session, self._session = self._session, None
         self.cells.clear()
+        self.visited = False
         if session is not None:
             try:
                 await session.close()

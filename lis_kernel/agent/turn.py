@@ -254,19 +254,20 @@ class Turns:
             arguments=call.arguments,
         )
         self.recorder.begin(cell)
-        started = time.monotonic()
+        started, begun = time.monotonic(), False
         try:
             await self.recorder.saved()
             self.tell(events.CallStarted(call, source))
+            begun = True
             result = await self.session.execute(
                 source, on_output=lambda output: self.tell(events.CallOutput(output))
             )
         except BaseException as error:
             cut = CellResult(
-                outputs=self.session.partial,
+                outputs=self.session.partial if begun else (),
                 status=cut_short(error),
                 seconds=time.monotonic() - started,
-                verdict=self.session.verdict,
+                verdict=self.session.verdict if begun else None,
             )
             await self._finish(cell, call, cut)
             raise

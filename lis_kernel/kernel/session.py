@@ -209,7 +209,7 @@ class KernelSession:
         self.verdict = None
         result = await self._run(source, seconds, on_output, on_message)
         self.verdict = await self._judge(result)
-        if result.restarted:
+        if result.restarted and self._process is not None:  # else it was closed meanwhile
             await self.start()
         limit = "" if self.verdict is None else self._limit(self.verdict, seconds)
         return result.model_copy(update={"verdict": self.verdict, "limit": limit})
@@ -403,6 +403,9 @@ class KernelSession:
         if self._process is not None:
             self._process.kill()
             self._process = None
+        if self._cell is not None:  # nobody else would tell it
+            self._cell.dead = True
+            self._cell.changed.set()
 
     async def _close_channels(self) -> None:
         for task in self._readers:

@@ -139,6 +139,34 @@ async def test_a_pause_takes_no_time_from_the_budget_and_a_stop_ends_it(tmp_path
     assert cells(trajectory, "human")[0]["metadata"][KEY]["status"] == "interrupted"
 
 
+async def test_a_cell_that_waits_does_not_run_beside_the_model(tmp_path: Path) -> None:
+    story = Story(tmp_path, reply(python("1")), reply(python("2")), reply(submit("3")))
+    pause_at(story, events.CallStarted)
+    story.begin()
+    await story.until(events.Paused)
+
+    async def two_at_once() -> None:
+        await story.agent.run_cell("import time; time.sleep(0.5)")
+        await story.agent.run_cell("print('beside the model')")
+
+    cells_of_ours = asyncio.create_task(two_at_once())
+    await story.until(events.HumanStarted)
+    story.agent.resume()
+    story.agent.pause()  # before the cell is over: the model does not go on after all
+    await asyncio.sleep(1.5)
+    assert story.agent.state == "paused"
+    await cells_of_ours
+    story.seen.clear()
+    cells_of_ours = asyncio.create_task(two_at_once())
+    await story.until(events.HumanStarted)
+    story.agent.resume()
+    with pytest.raises(SandboxBusy):
+        await cells_of_ours
+    trajectory = await story.end()
+    assert trajectory.answer == "3" and trajectory.verify()
+    assert len(cells(trajectory, "human")) == 3
+
+
 async def test_two_pauses_and_what_is_said_without_one(tmp_path: Path) -> None:
     story = Story(tmp_path, reply(python("1")), reply(python("2")), reply(submit("3")))
 
@@ -213,6 +241,24 @@ async def test_people_and_agents_take_turns_in_one_sandbox(tmp_path: Path, share
     assert len(set(names)) == len(names)
 
 
+async def test_an_answer_is_no_later_task_s(tmp_path: Path, shared) -> None:
+    for answer, replies in (("6", [reply(submit("6"))]), (None, [reply(bash("echo"))])):
+        story = Story(tmp_path, *replies)
+        config = story.agent.config.model_copy(update={"budget": Budget(turns=1)})
+        story.agent = Agent(config, out=tmp_path, model=story.model, shared=shared)
+        story.begin()
+        assert (await story.end()).answer == answer
+
+
+async def test_a_sandbox_that_is_stopped_ends_its_cell(shared) -> None:
+    await shared.start()
+    cell = asyncio.create_task(shared.execute("import time; time.sleep(60)"))
+    await asyncio.sleep(0.5)
+    await shared.stop()
+    async with asyncio.timeout(10):
+        assert (await cell).status == "died"
+
+
 async def test_one_at_a_time(tmp_path: Path, shared) -> None:
     await shared.start()
     cell = asyncio.create_task(shared.execute("import time; time.sleep(2)"))
@@ -277,6 +323,21 @@ async def test_another_process_watches_pauses_speaks_and_stops(tmp_path: Path) -
         await remote.ask(live, "status")
 
 
+def test_records_that_others_could_have_written_are_none(runtime: Path) -> None:
+    folder = runtime.with_name(f"{runtime.name}-runs")
+    folder.mkdir(mode=0o700)
+    try:
+        folder.chmod(0o777)
+        record = folder / "x.json"
+        record.write_text("{}")
+        assert not remote._ours(folder) and remote.live_runs() == []
+        folder.chmod(0o700)
+        assert remote._ours(folder)
+        record.unlink()
+    finally:
+        folder.rmdir()
+
+
 async def test_a_run_that_cannot_listen_runs_all_the_same(tmp_path: Path, runtime: Path) -> None:
     runtime.with_name(f"{runtime.name}-runs").write_text("in the way")
     story = Story(tmp_path, reply(submit("1")), listen=True)
@@ -315,6 +376,17 @@ async def test_a_jupyter_client_joins_through_the_door(tmp_path: Path) -> None:
         assert answer["content"]["status"] == "ok" and "21\n" in texts
         answer = await client.execute_interactive("1/0", output_hook=hear, timeout=20)
         assert answer["content"]["ename"] == "ZeroDivisionError" and "division by zero" in texts
+        shown_: list[dict[str, Any]] = []
+        answer = await client.execute_interactive(
+            "from IPython.display import HTML, Javascript, display\n"
+            "display(HTML('<b>x</b><script>alert(1)</script>'), Javascript('alert(1)'))\n"
+            "print('\x1b]0;title\x07y')",
+            output_hook=lambda message: shown_.append(message["content"]),
+            timeout=20,
+        )
+        assert "<b>x</b>" in str(shown_) and "y" in [one.get("text", "")[:1] for one in shown_]
+        assert "<script" not in str([one.get("data") for one in shown_])
+        assert not {"application/javascript"} & {m for one in shown_ for m in one.get("data", ())}
         msg_id = client.complete("impor")
         reply_ = await client.get_shell_msg(timeout=20)
         assert reply_["parent_header"]["msg_id"] == msg_id
@@ -337,7 +409,7 @@ async def test_a_jupyter_client_joins_through_the_door(tmp_path: Path) -> None:
     trajectory = await story.end()
     assert trajectory.answer == "1"
     sources = [c["source"] for c in cells(trajectory, "human")]
-    assert sources[:2] == ["x += 1; print(x)", "1/0"] and len(sources) == 3
+    assert sources[:2] == ["x += 1; print(x)", "1/0"] and len(sources) == 4
     assert not Path(facts["connection_file"]).exists()
     assert load(trajectory.path).verify()
 

@@ -7,6 +7,7 @@ The source goes there as it is, the outputs come back through `streams.py`, vari
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import threading
 from typing import Any
@@ -31,6 +32,7 @@ __all__ = ["Cells", "asked_config", "wants_agent"]
 NO_LIMIT = 30 * 86_400.0
 """Seconds of a person's cell, who has a stop button."""
 PROBE_SECONDS = 2.0
+END_SECONDS = 10.0
 
 
 @magic_arguments("%sandbox")
@@ -160,6 +162,10 @@ class Cells:
         """The cell was given up: see that the next one does not wait for it."""
 
         async def work() -> bool:
+            with contextlib.suppress(TimeoutError):  # what was cancelled may still be ending
+                async with asyncio.timeout(END_SECONDS):
+                    while shared.busy == "cell":  # noqa: ASYNC110 - its end sends no event
+                        await asyncio.sleep(0.02)
             if not shared.alive or shared.agent is not None:
                 return False
             try:

@@ -128,7 +128,10 @@ class Agent:
             self._work.cancel()
 
     def abandon(self) -> None:
-        """As `stop`, without waiting for the running cell: its kernel is killed at once."""
+        """As `stop`, without waiting for the running cell: its kernel is killed at once.
+
+        In a shared sandbox the cell is interrupted: it is not the run's own.
+        """
         self.stop()
         if self._shared is not None:
             self._shared.interrupt()

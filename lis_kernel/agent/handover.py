@@ -8,13 +8,14 @@ event loop.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from typing import Literal
 
 from lis_kernel.agent import events
 from lis_kernel.kernel.outputs import clean_text
 
-__all__ = ["Handover", "State"]
+__all__ = ["Handover", "State", "as_told"]
 
 State = Literal["idle", "starting", "running", "pausing", "paused", "ended"]
 
@@ -72,9 +73,7 @@ class Handover:
 
     def ran(self, source: str, seen: str) -> None:
         """A person ran `source`; `seen` is what the model would have been shown of it."""
-        kind, code = ("bash", source[7:]) if source.startswith("%%bash\n") else ("python", source)
-        fence = "~~~~"
-        self._cells.append(f"{fence}{kind}\n{code.strip()}\n{fence}\n{seen}")
+        self._cells.append(as_told(source, seen))
 
     async def ready(self) -> None:
         """Return when it is the model's turn; at once unless people asked for a pause."""
@@ -105,3 +104,11 @@ class Handover:
         parts += [f"The user says: {text}" for text in self._said]
         self._cells, self._said = [], []
         return "\n\n".join(parts)
+
+
+def as_told(source: str, seen: str) -> str:
+    """A person's cell and what it gave, for the model: in fences that neither of them can end."""
+    kind, code = ("bash", source[7:]) if source.startswith("%%bash\n") else ("python", source)
+    longest = max(map(len, re.findall("~+", f"{source}\n{seen}")), default=0)
+    fence = "~" * max(4, longest + 1)
+    return f"{fence}{kind}\n{code.strip()}\n{fence}\n{fence}text\n{seen}\n{fence}"

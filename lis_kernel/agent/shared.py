@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,6 +30,8 @@ __all__ = ["SharedSandbox", "human_cell"]
 
 MESSAGES = 100_000
 """Display messages of one cell: people's progress bars send many."""
+KEPT_BYTES = 100_000
+"""Of the outputs of one of them: each later trajectory holds them all."""
 KEPT = 500
 """Cells that are remembered; older ones are no more in later trajectories."""
 
@@ -148,7 +151,12 @@ class SharedSandbox:
             return result
 
     def remember(self, cell: dict[str, Any]) -> None:
-        """Keep a finished cell for the trajectories that begin later."""
+        """Keep a finished cell for the trajectories that begin later; without large outputs."""
+        size = len(json.dumps(cell["outputs"]))
+        if size > KEPT_BYTES:
+            text = f"[its outputs, {size} bytes, are not repeated here]\n"
+            note = {"output_type": "stream", "name": "stdout", "text": text}
+            cell = {**cell, "outputs": [note]}
         self.cells.append(cell)
         del self.cells[:-KEPT]
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lis_kernel.agent import Agent, events
+from lis_kernel.agent.handover import as_told
 from lis_kernel.agent.shared import SharedSandbox
 from lis_kernel.agent.workspace import check_files, given_name
 from lis_kernel.config import RunConfig
@@ -160,11 +161,10 @@ class Conversation:
         await self.put()
         result = await self.shared.execute(source, timeout=NO_LIMIT, on_message=on_message)
         bash = source.startswith("%%bash\n")
-        code, kind = (source[7:], "bash") if bash else (source, "python")
-        if len(code) > NEWS_CHARS:
-            code = f"{code[:NEWS_CHARS]}\n[...]"
-        seen = self._tools[f"execute_{kind}"].to_observation(result).text
-        self._news.append(f"~~~~{kind}\n{code.strip()}\n~~~~\n{seen}")
+        seen = self._tools[f"execute_{'bash' if bash else 'python'}"].to_observation(result).text
+        if len(source) > NEWS_CHARS:
+            source = f"{source[:NEWS_CHARS]}\n[...]"
+        self._news.append(as_told(source, seen))
         del self._news[:-NEWS_CELLS]
         return result
 

@@ -219,6 +219,8 @@ def _spoken(one: Step) -> str:
 _MARKS = re.compile(r"^[#>\s]+|\*\*|__|`")
 """Of Markdown, in a line that shows its text alone."""
 _SAYS = re.compile(r"^The user says: (.+)$", re.MULTILINE)
+_FENCE = re.compile(r"^~{4,}$", re.MULTILINE)
+"""The last one ends what was run: what follows is said by people, and not by what they ran."""
 
 
 def _first_line(call: Call) -> str:
@@ -279,7 +281,7 @@ def step(one: Step, clean: Clean | None = None, *, open: bool = False, bare: boo
     """A step as a line that opens."""
     first = one.calls[0] if one.calls else None
     if one.kind == "message":
-        said = [words[1] for words in _SAYS.finditer(one.text)]
+        said = [words[1] for words in _SAYS.finditer(_FENCE.split(one.text)[-1])]
         line = clipped(" · ".join(said) or "what you ran, and what it gave", 160)
     elif one.text.strip():
         line = clipped(_MARKS.sub("", one.text.strip().split("\n")[0]), 160)

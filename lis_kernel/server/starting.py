@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import os
 import secrets
 import subprocess
 import sys
@@ -114,8 +116,26 @@ def _files(given: Any, root: Path) -> list[Path]:
         if path is None:
             problem = f"{name!r} is not below the server's root folder."
             raise ConfigError("files", problem, "Give a path as the file browser shows it.")
+        if path == root:
+            raise ConfigError("files", "the whole root folder is not given.", "Name folders in it.")
+        _check_plain(name, path, root)
         paths.append(path)
     return paths
+
+
+def _check_plain(name: str, path: Path, root: Path) -> None:
+    """See that neither `path` nor what is in it is hidden, or a link out of `root`.
+
+    Jupyter's own pages show no hidden files, and a run must not either.
+    """
+    inside = (Path(at, one) for at, *found in os.walk(path) for ones in found for one in ones)
+    for one in itertools.chain([path], inside):
+        leads = _below(one, root)
+        if leads is None:
+            raise ConfigError("files", f"{name!r} holds a link that leads out, {one.name!r}.")
+        parts = (*one.relative_to(root).parts, *leads.relative_to(root).parts)
+        if any(part.startswith(".") for part in parts):
+            raise ConfigError("files", f"{name!r} is or holds a hidden file, {one.name!r}.")
 
 
 async def start(words: Mapping[str, Any], root: Path, runs: Path) -> Started:

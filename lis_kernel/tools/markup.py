@@ -20,7 +20,7 @@ from lis_kernel.tools import css
 __all__ = ["safe_html", "safe_latex", "safe_markdown", "svg_image"]
 
 MAX_DEPTH = 200
-MAX_CHARS = 20_000_000
+MAX_CHARS = 3_000_000
 MAX_MARKDOWN = 100_000
 PIECE = 20_000
 

@@ -152,6 +152,11 @@ def test_a_run_that_does_not_answer(server: Server, script: Any) -> None:
         ({"task": "x", "files": ["../server.log"]}, "files", "not below"),
         ({"task": "x", "files": ["out"]}, "files", "not below"),
         ({"task": "x", "files": ["a\0b"]}, "files", "not below"),
+        ({"task": "x", "files": [""]}, "files", "whole root"),
+        ({"task": "x", "files": [".kept"]}, "files", "hidden"),
+        ({"task": "x", "files": ["holds-hidden"]}, "files", "hidden"),
+        ({"task": "x", "files": ["links-hidden"]}, "files", "hidden"),
+        ({"task": "x", "files": ["leads-out"]}, "files", "leads out"),
     ],
 )
 def test_a_wrong_setting_is_named_and_nothing_starts(
@@ -159,6 +164,12 @@ def test_a_wrong_setting_is_named_and_nothing_starts(
 ) -> None:
     if not (server.root / "out").is_symlink():
         (server.root / "out").symlink_to("/etc")
+        (server.root / ".kept").write_text("mine")
+        for name in ("holds-hidden", "links-hidden", "leads-out"):
+            (server.root / name / "in").mkdir(parents=True)
+        (server.root / "holds-hidden" / "in" / ".env").write_text("mine")
+        (server.root / "links-hidden" / "in" / "plain").symlink_to(server.root / ".kept")
+        (server.root / "leads-out" / "in" / "plain").symlink_to("/etc/passwd")
     before = sorted(server.runs.glob("*"))
     answer = server.ask("lis/api/runs", words)
     assert (answer.status, answer.json["field"]) == (400, field)

@@ -132,7 +132,10 @@ class Run:
             if self.listener is not None:
                 await self.listener.start()
         except (OSError, SandboxError) as error:
-            self.listener = None
+            listener, self.listener = self.listener, None
+            if listener is not None:  # it may have been half there
+                with contextlib.suppress(OSError):
+                    await listener.close()
             self.tell(events.Note(f"other processes cannot reach this run: {error}"))
 
     async def _late(self, work: asyncio.Task[StopReason], started: float) -> bool:

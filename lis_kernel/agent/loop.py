@@ -101,7 +101,6 @@ class Run:
 
     async def carry_out(self) -> Trajectory:
         started = time.monotonic()
-        await self._listen()
         name = self.folder.path.name
         self.tell(events.RunStarted(self.folder.notebook, self.task, self.config, name))
         work = self.agent._work = asyncio.create_task(self._work())
@@ -227,6 +226,7 @@ class Run:
 
     async def _work(self) -> StopReason:
         """Sandbox and model at once, then turn after turn until one submits."""
+        await self._listen()
         loading = asyncio.create_task(self.model.prepare(self._fetching()))
         loading.add_done_callback(lambda task: task.cancelled() or task.exception())
         try:

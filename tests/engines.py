@@ -73,8 +73,9 @@ def no_podman() -> str:
         if not client.images.list(tag):
             if reason := no_docker():
                 return f"no image: {reason}"
-            saved = DockerSandbox.connect(600).images.get(tag).save(named=True)
-            client.images.load(b"".join(saved))
+            saved = b"".join(DockerSandbox.connect(600).images.get(tag).save(named=True))
+            # anew: the service has ended if the daemon took its time
+            PodmanSandbox.connect(600).images.load(saved)
         made = _podman_run(tag)
         return made.stderr.strip() if made.returncode else ""
     except (LisKernelError, OSError, subprocess.SubprocessError) as error:

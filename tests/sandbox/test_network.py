@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -333,7 +334,8 @@ def test_a_bad_policy_is_found_before_anything_starts() -> None:
 def bridge() -> str:
     """This machine's address for containers."""
     (settings,) = DockerSandbox.connect().networks.get("bridge").attrs["IPAM"]["Config"]
-    return str(settings["Gateway"])
+    # a daemon that made its bridge just now does not name the gateway: it is the first address
+    return str(settings.get("Gateway") or ip_network(settings["Subnet"])[1])
 
 
 @on_each

@@ -145,8 +145,9 @@ class Run:
                 left = started + seconds + self.handover.waited - time.monotonic()
                 if left <= 0:
                     return True
-            # the end may be a little late, so that a pause shortly before it is no busy loop
-            await asyncio.wait({work}, timeout=None if left is None else max(left, 0.05))
+                if self.handover.state == "paused":  # the time left stays the same
+                    left = max(left, 0.05)
+            await asyncio.wait({work}, timeout=left)
         return False
 
     async def _end(self, work: asyncio.Task[StopReason], late: bool, started: float) -> None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import zmq
 from ipykernel.kernelapp import IPKernelApp
 from traitlets import Instance
 
@@ -43,6 +45,26 @@ class AgentApp(IPKernelApp):
         self.init_io()
         self.init_signal()
         self.init_kernel()
+
+    def init_iopub(self, context: Any) -> None:
+        """As ipykernel's; the kernel learns when somebody listens."""
+        super().init_iopub(context)
+        stream, handle = self.iopub_thread._xpub_stream, self.iopub_thread._handle_subscription
+        heard = self.heard = threading.Event()
+
+        def subscribed(frames: Any) -> None:
+            heard.set()
+            handle(frames)
+
+        stream.on_recv(subscribed)
+
+    def listened(self) -> bool:
+        """Whether a client has subscribed to the outputs."""
+        if not self.heard.is_set():
+            # the socket tells of it by an edge, which sending a message swallows
+            stream = self.iopub_thread._xpub_stream
+            self.iopub_thread.schedule(lambda: stream.flush(zmq.POLLIN))
+        return self.heard.is_set()
 
     def init_control(self, context: Any) -> None:
         super().init_control(context)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import time
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
@@ -36,6 +37,7 @@ ASK_SECONDS = 5.0
 """For completion by the sandbox's kernel."""
 END_SECONDS = 4.5
 """jupyter_client waits five for a kernel that it asked to end, and kills it then."""
+LISTEN_SECONDS = 2.0
 MATCHES = 500
 MATCH_CHARS = 200
 LANGUAGE: dict[str, object] = {
@@ -107,6 +109,15 @@ class AgentKernel(Kernel):
 
     # -- a cell ----------------------------------------------------------------------------------
 
+    async def _listened(self) -> None:
+        """Wait for a client that asks before it listens: it would wait for ever for the end.
+
+        `jupyter console` does so with its first cell.
+        """
+        deadline = time.monotonic() + LISTEN_SECONDS
+        while not self.parent.listened() and time.monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
     async def do_execute(
         self,
         code: str,
@@ -125,6 +136,7 @@ class AgentKernel(Kernel):
         }
         if silent or not code.strip():
             return reply
+        await self._listened()
         parent = self.get_parent("shell")
 
         def publish(kind: str, content: dict[str, Any]) -> None:

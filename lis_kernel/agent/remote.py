@@ -78,7 +78,7 @@ class Listener:
         self._started = time.time()
         self._thread = threading.get_ident()
         self._loop = asyncio.get_running_loop()
-        self._base = _folder() / secrets.token_hex(4)
+        self._base: Path | None = None
         self._server: asyncio.Server | None = None
         self._followers: set[asyncio.Queue[events.Event | None]] = set()
         self._connected: set[asyncio.Task[None]] = set()
@@ -87,7 +87,8 @@ class Listener:
 
     async def start(self) -> None:
         """Listen. Raises OSError: the socket cannot be made."""
-        run, base = self._run, self._base
+        run, base = self._run, _folder() / secrets.token_hex(4)
+        self._base = base
         live = LiveRun(
             id=run.folder.path.name,
             path=str(run.folder.notebook.resolve()),
@@ -126,6 +127,8 @@ class Listener:
 
     async def close(self) -> None:
         """Tell followers of the end, and leave nothing behind."""
+        if self._base is None:
+            return
         for suffix in (".json", ".sock"):
             self._base.with_suffix(suffix).unlink(missing_ok=True)
         if self._server is not None:
@@ -209,6 +212,7 @@ class Listener:
     async def _attach(self) -> Path:
         from lis_kernel.kernel.door import Door
 
+        assert self._base is not None  # who asks came through its socket
         if self._door is None:
             door = Door(self._base, lambda: self._run.session, self._agent.run_cell)
             await door.open()

@@ -30,6 +30,7 @@ __all__ = ["SharedSandbox", "human_cell"]
 
 MESSAGES = 100_000
 """Display messages of one cell: people's progress bars send many."""
+PATIENCE_SECONDS = 5.0
 KEPT_BYTES = 100_000
 """Of the outputs of one of them: each later trajectory holds them all."""
 KEPT = 500
@@ -141,14 +142,33 @@ class SharedSandbox:
         """
         if self.agent is not None:
             return await self.agent.run_cell(source, on_message, timeout=timeout)
-        if self._working.locked():
-            raise SandboxBusy(f"a cell is running in the sandbox {self.name!r}; wait for its end")
-        async with self._working:
+        async with self._alone():
             await self.start()
             result = await self.session.execute(source, timeout, on_message=on_message)
             self._number += 1
             self.remember(human_cell(f"human-{self._number}", source, result, author=author))
             return result
+
+    @contextlib.asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        """Hold the sandbox for a cell; one that was given up may still be ending.
+
+        Raises:
+            SandboxBusy: another cell does not end.
+        """
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await self._working.acquire()
+        except TimeoutError:
+            raise SandboxBusy(
+                f"a cell is running in the sandbox {self.name!r}; wait for its end"
+            ) from None
+        try:
+            if self.agent is not None:
+                raise SandboxBusy(f"an agent is at work in the sandbox {self.name!r}")
+            yield
+        finally:
+            self._working.release()
 
     def remember(self, cell: dict[str, Any]) -> None:
         """Keep a finished cell for the trajectories that begin later; without large outputs."""

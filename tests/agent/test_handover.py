@@ -262,7 +262,8 @@ async def test_a_sandbox_that_is_stopped_ends_its_cell(shared) -> None:
         assert (await cell).status == "died"
 
 
-async def test_one_at_a_time(tmp_path: Path, shared) -> None:
+async def test_one_at_a_time(tmp_path: Path, shared, monkeypatch) -> None:
+    monkeypatch.setattr("lis_kernel.agent.shared.PATIENCE_SECONDS", 0.2)
     await shared.start()
     cell = asyncio.create_task(shared.execute("import time; time.sleep(2)"))
     await asyncio.sleep(0.3)

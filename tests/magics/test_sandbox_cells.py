@@ -167,11 +167,18 @@ def test_a_second_interrupt_gives_a_deaf_cell_up(notebook: Notebook) -> None:
 
 
 def test_an_interrupt_before_the_sandbox_is_there(notebook: Notebook) -> None:
-    """Whenever it comes, the cell ends soon, and the next one works."""
+    """Whenever it comes, the cell ends soon, and the next one works.
+
+    The print says that the user's cell runs: ipykernel itself loses an interrupt before that.
+    """
+    source = (
+        "print('begun', flush=True)\n"
+        "get_ipython().run_cell_magic('sandbox', '', 'import time; time.sleep(60)')"
+    )
     for delay in (0.0, 0.01, 0.03, 0.06, 0.1, 0.3):
         notebook.run("%sandbox stop --all")
-        cell = notebook.start("%%sandbox\nimport time\ntime.sleep(60)")
-        notebook.until(lambda cell=cell: cell.begun)
+        cell = notebook.start(source)
+        notebook.until(lambda cell=cell: cell.stream())
         time.sleep(delay)
         notebook.interrupt()
         notebook.finish(cell, 20)

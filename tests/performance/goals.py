@@ -74,6 +74,9 @@ GOALS: dict[str, tuple[Goal, ...]] = {
     "rollout_scripted": (_at_most(100), _at_least(60, "ratio to reference")),
     "rollouts_per_s": (_at_least(15), _at_least(20, "ratio to reference")),
     "stdout_100mb": (_at_most(2), _at_most(2, "slowest_s"), _at_most(50, "kernel_grew_mb")),
+    # told beside the plain kernel's
+    "magic_first": (),
+    "magic_output": (),
 }
 
 

@@ -74,18 +74,25 @@ class Screen:
             KeyboardInterrupt: it was cancelled, and has ended.
         """
         tasks: list[asyncio.Task[T]] = []
+        given_up = False
 
         async def carry_out() -> T:
+            if given_up:
+                work.close()
+                raise asyncio.CancelledError
             # a future that is cancelled is over at once; the task is over when it has ended
             tasks.append(asyncio.create_task(work))
             return await tasks[0]
 
         def pressed(again: bool) -> None:
+            nonlocal given_up
             if again or not interrupt():
-                (tasks[0] if tasks else future).cancel()
+                given_up = True
+                for task in tasks:
+                    task.cancel()
 
-        future = submit(carry_out())
         try:
+            future = submit(carry_out())  # within: an interrupt may come as it returns
             future.add_done_callback(lambda _: self._queue.put(None))
             presses = 0
             while True:

@@ -19,7 +19,6 @@ from lis_kernel.types import (
     Attempt,
     CellResult,
     Observation,
-    Output,
     Reply,
     StopReason,
     Task,
@@ -104,7 +103,11 @@ class CallStarted:
 
 @dataclass(frozen=True)
 class CallOutput:
-    output: Output
+    """A message of the running cell that changes what it shows, see `kernel.outputs.OnMessage`;
+    `kernel.outputs.Shown` keeps what they lead to."""
+
+    kind: str
+    content: dict[str, Any]
 
 
 @dataclass(frozen=True)

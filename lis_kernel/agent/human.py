@@ -97,12 +97,13 @@ class Guests:
             await self._recorder.saved()
             self._tell(events.HumanStarted(source))
             begun = True
-            result = await session.execute(
-                source,
-                timeout,
-                on_output=lambda output: self._tell(events.CallOutput(output)),
-                on_message=on_message,
-            )
+
+            def show(kind: str, content: dict[str, Any]) -> None:
+                self._tell(events.CallOutput(kind, content))
+                if on_message is not None:
+                    on_message(kind, content)
+
+            result = await session.execute(source, timeout, show)
         except BaseException as error:
             seen = session.partial if begun else ()  # else they are those of the cell before
             result = CellResult(status=cut_short(error), outputs=seen)

@@ -225,8 +225,8 @@ class Listener:
             case events.CallStarted(_, source):
                 self._calling = True
                 door.began(source)
-            case events.CallOutput(output) if self._calling:
-                door.shown(output)
+            case events.CallOutput(kind, content) if self._calling:
+                door.shown(kind, content)
             case events.CallFinished() if self._calling:
                 self._calling = False
                 door.ended()

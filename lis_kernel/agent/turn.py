@@ -260,7 +260,7 @@ class Turns:
             self.tell(events.CallStarted(call, source))
             begun = True
             result = await self.session.execute(
-                source, on_output=lambda output: self.tell(events.CallOutput(output))
+                source, on_message=lambda *said: self.tell(events.CallOutput(*said))
             )
         except BaseException as error:
             cut = CellResult(

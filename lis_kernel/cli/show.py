@@ -17,8 +17,8 @@ from lis_kernel.cli.view import (
     clipped,
     highlighted,
     money,
-    output_text,
     persons_code,
+    printed,
     reached,
 )
 from lis_kernel.errors import ConfigError, Tampered
@@ -52,11 +52,10 @@ def show(
         if text := plain_text(said).strip():
             console.print(Padding(Markdown(text), (0, 0, 0, 2)))
         for call in turn.calls:
-            shown = highlighted(call.call, call.source, limit)
-            console.print(Panel(shown, title=Text(call.call.name), title_align="left"))
-            printed = "".join(output_text(output) for output in call.outputs)
-            if printed.strip():
-                console.print(Padding(Text(clipped(printed, limit)), (0, 0, 0, 2)))
+            code = highlighted(call.call, call.source, limit)
+            console.print(Panel(code, title=Text(call.call.name), title_align="left"))
+            if (text := printed(call.outputs)).strip():
+                console.print(Padding(Text(clipped(text, limit)), (0, 0, 0, 2)))
             style = "green" if call.status == "ok" else "red"
             done = Text(f"{call.status} {call.seconds:.2f} s", style=style)
             if note := befell(call.status, call.verdict, call.limit, call.restarted):
@@ -65,8 +64,8 @@ def show(
         for cell in trajectory.persons_cells:
             if cell.turn == turn.number:
                 console.print(Panel(persons_code(cell.source, limit), title="a person"))
-                printed = "".join(output_text(output) for output in cell.outputs)
-                console.print(Padding(Text(clipped(printed, limit)), (0, 0, 0, 2)))
+                text = clipped(printed(cell.outputs), limit)
+                console.print(Padding(Text(text), (0, 0, 0, 2)))
     _outcome(console, trajectory)
 
 

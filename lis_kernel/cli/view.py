@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from types import TracebackType
 
@@ -24,6 +24,7 @@ from rich.syntax import Syntax
 from rich.text import Text
 
 from lis_kernel.agent import events
+from lis_kernel.kernel.outputs import Shown
 from lis_kernel.tools.observation import befell
 from lis_kernel.tools.terminal import plain_text
 from lis_kernel.types import CellResult, Observation, Output, StopReason, ToolCall, Usage
@@ -34,6 +35,8 @@ QUIET_SECONDS = 10.0
 """Between two lines of progress where there is no terminal."""
 OUTPUT_LINES = 12
 MOVING_LINES = 8
+TAIL_CHARS = 200_000
+"""Of one stream, that is kept for the view."""
 
 
 def view_for(quiet: bool) -> View:
@@ -83,6 +86,18 @@ def output_text(output: Output) -> str:
     )
 
 
+def printed(outputs: Iterable[Output]) -> str:
+    """What a cell shows, as one text."""
+    text = ""
+    for output in outputs:
+        piece = output_text(output)
+        if output.get("output_type") != "stream" and piece:
+            text += "" if text.endswith("\n") or not text else "\n"
+            piece = piece.rstrip("\n") + "\n"
+        text += piece
+    return text
+
+
 def persons_code(source: str, limit: int) -> Syntax:
     """A person's cell with its colours."""
     bash = source.startswith("%%bash\n")
@@ -129,7 +144,7 @@ class LineView(View):
 
     def __init__(self, say: Callable[[str], None] = print) -> None:
         self._say = say
-        self._outputs: list[str] = []
+        self._shown = Shown(tail=TAIL_CHARS)
         self._next_line = 0.0
 
     def __call__(self, event: events.Event) -> None:
@@ -149,13 +164,13 @@ class LineView(View):
                 if text := plain_text(said).strip():
                     self._say(text)
             case events.CallStarted(call, source):
-                self._outputs = []
+                self._shown = Shown(tail=TAIL_CHARS)
                 self._say(f">>> {call.name}\n{clipped(source, 30)}")
-            case events.CallOutput(output):
-                self._outputs.append(output_text(output))
+            case events.CallOutput(kind, content):
+                self._shown.feed(kind, content)
             case events.CallFinished(result, observation):
-                if (printed := "".join(self._outputs)).strip():
-                    self._say(clipped(printed, 2 * OUTPUT_LINES))
+                if (text := printed(self._shown.outputs)).strip():
+                    self._say(clipped(text, 2 * OUTPUT_LINES))
                 word = "failed" if observation.is_error else "ok"
                 note = note_of(result)
                 self._say(f"<<< {word}, {result.seconds:.2f} s{note and f': {note}'}")
@@ -179,7 +194,7 @@ class TerminalView(View):
         self._usage = Usage()
         self._said = ""
         self._thought = ""
-        self._printed = ""
+        self._shown = Shown(tail=TAIL_CHARS)
         self._doing = "starting"
         self._verdicts: Counter[str] = Counter()
         self._fetching: dict[str, str] = {}
@@ -208,7 +223,7 @@ class TerminalView(View):
             f" {self._doing} · {money(self._usage)} · {seconds:.0f} s · Ctrl-C stops",
             style="dim",
         )
-        tail = (self._said or self._thought or self._printed).rstrip()
+        tail = (self._said or self._thought or printed(self._shown.outputs)).rstrip()
         lines = plain_text(tail).split("\n")[-MOVING_LINES:] if tail else []
         lines += self._fetching.values()
         width = max(20, self.console.width - 4)
@@ -236,7 +251,7 @@ class TerminalView(View):
                     del self._fetching[label]
             case events.TurnStarted(turn):
                 self._fetching.clear()
-                self._turn, self._said, self._thought, self._printed = turn, "", "", ""
+                self._turn, self._said, self._thought, self._shown = turn, "", "", Shown()
                 self._doing = "the model is writing"
             case events.TextStreamed("text", text):
                 self._said += text
@@ -248,12 +263,12 @@ class TerminalView(View):
                 if text := plain_text(said).strip():
                     say(Padding(Markdown(text), (0, 0, 0, 2)))
             case events.CallStarted(call, source):
-                self._doing, self._printed = f"{call.name} is running", ""
+                self._doing, self._shown = f"{call.name} is running", Shown(tail=TAIL_CHARS)
                 body = highlighted(call, source, 30)
                 name = Text(call.name)
                 say(Panel(body, title=name, title_align="left", border_style="dim"))
-            case events.CallOutput(output):
-                self._printed = (self._printed + output_text(output))[-200_000:]
+            case events.CallOutput(kind, content):
+                self._shown.feed(kind, content)
             case events.CallFinished(result, observation):
                 self._finished(result, observation)
             case events.RunEnded(reason, detail, answer, path):
@@ -273,7 +288,7 @@ class TerminalView(View):
             case events.Said(text):
                 say(Text(f"  {clipped(text, 30)}", style="cyan"))
             case events.HumanStarted(source):
-                self._printed = ""
+                self._shown = Shown(tail=TAIL_CHARS)
                 title = Text("a person")
                 say(Panel(persons_code(source, 30), title=title, title_align="left"))
             case events.HumanFinished(result):
@@ -283,9 +298,9 @@ class TerminalView(View):
                 say(Padding(line, (0, 0, 0, 2)))
 
     def _show_printed(self) -> None:
-        if self._printed.strip():
-            self.console.print(Padding(Text(clipped(self._printed, OUTPUT_LINES)), (0, 0, 0, 2)))
-        self._printed = ""
+        if (text := printed(self._shown.outputs)).strip():
+            self.console.print(Padding(Text(clipped(text, OUTPUT_LINES)), (0, 0, 0, 2)))
+        self._shown = Shown()
 
     def _finished(self, result: CellResult, observation: Observation) -> None:
         self._show_printed()

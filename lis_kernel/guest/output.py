@@ -256,21 +256,23 @@ class CappedStream(OutStream):
 
 
 class CappedSession(Session):
-    """A Session that bounds what one request may publish beside its streams."""
+    """A Session that bounds what a cell may show at a time beside its streams.
 
-    _counted = (
-        "display_data",
-        "update_display_data",
-        "execute_result",
-        "error",
-        "comm_msg",
-        "comm_open",
-    )
+    A display that is updated takes the place of what it was, and `clear_output` makes room: a
+    progress bar may move for as long as it likes.
+    """
+
+    _counted = ("display_data", "update_display_data", "execute_result", "error", "comm_open")
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self._request = None
+        self._clear()
+
+    def _clear(self):
         self._bytes = self._messages = 0
+        self._displays = {}  # of each display id that is shown, its bytes
+        self._clears = False
 
     def send(self, stream, msg_or_type, content=None, parent=None, *rest, **kwargs):
         if isinstance(msg_or_type, dict):
@@ -281,28 +283,51 @@ class CappedSession(Session):
             )
         else:
             kind, body, asked_by = msg_or_type, content, parent
-        if kind in self._counted:
+        if kind in self._counted or kind in ("comm_msg", "clear_output"):
             header = asked_by.get("header", asked_by) if isinstance(asked_by, dict) else {}
             if header.get("msg_id") != self._request:
                 self._request = header.get("msg_id")
-                self._bytes = self._messages = 0
-            size = len(self.pack(body))
-            self._messages += 1
-            if self._bytes + size > Caps.output_bytes or self._messages > Caps.messages:
-                body = self._shortened(kind, body, size)
-                if body is None:
-                    return None
-                if isinstance(msg_or_type, dict):
-                    msg_or_type = dict(msg_or_type, content=body)
-                else:
-                    content = body
-                size = len(self.pack(body))
-            self._bytes += size
+                self._clear()
+        if kind in self._counted:
+            body = self._counting(kind, body)
+            if body is None:
+                return None
+            if isinstance(msg_or_type, dict):
+                msg_or_type = dict(msg_or_type, content=body)
+            else:
+                content = body
+        elif kind == "comm_msg":  # a widget's state, which takes the place of what it was
+            if len(self.pack(body)) > Caps.output_bytes:
+                return None
+        elif kind == "clear_output":
+            self._clears = True
+            if not body.get("wait"):
+                self._clear()
         elif kind == "execute_input":
             Caps.execution_count = body.get("execution_count", 0)
         elif kind == "execute_reply" and isinstance(content, dict) and "traceback" in content:
             content = self._shortened("error", content, len(self.pack(content)))
         return super().send(stream, msg_or_type, content, parent, *rest, **kwargs)
+
+    def _counting(self, kind, body):
+        """The body as it may be sent, or None."""
+        if self._clears:
+            self._clear()
+        update = kind == "update_display_data"
+        name = (body.get("transient") or {}).get("display_id")
+        size, old = len(self.pack(body)), self._displays.get(name, 0) if update else 0
+        self._messages += not update
+        full = not update and self._messages > Caps.messages
+        if full or self._bytes + size - old > Caps.output_bytes:
+            body = self._shortened(kind, body, size)
+            if body is None:
+                return None
+            size = len(self.pack(body))
+        if not update or name in self._displays:  # else nobody sees it, and nothing is kept
+            self._bytes += size - old
+            if name is not None:
+                self._displays[name] = size
+        return body
 
     def _shortened(self, kind, body, size):
         if kind == "error":
@@ -310,9 +335,12 @@ class CappedSession(Session):
             if sum(map(len, lines)) > 100_000:
                 lines = [line[:5_000] for line in lines[:10] + lines[-10:]]
             return dict(body, evalue=str(body.get("evalue", ""))[:10_000], traceback=lines)
-        if "data" not in body or self._messages > Caps.messages + 1:
+        if "data" not in body:
             return None
-        note = f"[output of {size} bytes left out: a cell may show {Caps.output_bytes} bytes]"
-        if self._messages > Caps.messages:
+        if self._messages <= Caps.messages or kind == "update_display_data":
+            note = f"[output of {size} bytes left out: a cell may show {Caps.output_bytes} bytes]"
+        elif self._messages == Caps.messages + 1:
             note = f"[further outputs left out: a cell may show {Caps.messages}]"
+        else:
+            return None
         return dict(body, data={"text/plain": note}, metadata={})

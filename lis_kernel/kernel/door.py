@@ -30,7 +30,7 @@ from lis_kernel.kernel.outputs import OnMessage, clean_text
 from lis_kernel.kernel.session import KernelSession
 from lis_kernel.tools.clean import safe_bundle, safe_metadata, safe_stream
 from lis_kernel.tools.terminal import plain_text
-from lis_kernel.types import CellResult, Output
+from lis_kernel.types import CellResult
 
 __all__ = ["Door"]
 
@@ -152,10 +152,8 @@ class Door:
         self._publish("status", {"execution_state": "busy"}, self._agents)
         self._publish("execute_input", {"code": source, "execution_count": 0}, self._agents)
 
-    def shown(self, output: Output) -> None:
-        """An output of the model's cell."""
-        content = {name: value for name, value in output.items() if name != "output_type"}
-        kind = output["output_type"]
+    def shown(self, kind: str, content: dict[str, Any]) -> None:
+        """A message of the model's cell."""
         self._publish(kind, _safe(kind, content), self._agents)
 
     def ended(self) -> None:

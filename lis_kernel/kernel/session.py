@@ -10,13 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lis_kernel.config import Limits, amount
+from lis_kernel.config import Limits
 from lis_kernel.errors import (
     KernelDied,
     SandboxError,
@@ -25,6 +24,8 @@ from lis_kernel.errors import (
     StartTimeout,
 )
 from lis_kernel.kernel.outputs import OnMessage, OutputCollector
+from lis_kernel.kernel.running import RunningCell
+from lis_kernel.kernel.verdict import limit_of, verdict_on
 from lis_kernel.kernel.wire import Channel, WireError
 from lis_kernel.kernel.words import Words
 from lis_kernel.protocols import KernelProcess, Sandbox
@@ -45,38 +46,8 @@ AGAIN_SECONDS = 0.5
 SETUP_SECONDS = 60.0
 LAST_WORDS_SECONDS = 3.0
 """How long a cell that was interrupted because the run ends may take to end."""
-LATE_SECONDS = 3.0
-"""Of idle and reply, the second is given up after this long without any word of the cell."""
-
-EARLY_TURNS = 8
-"""Of the event loop: what was sent before the reply has arrived by then, and is read."""
 ENDING_SECONDS = 1.0
 """How long a kernel that closed a socket may take to end by itself."""
-
-OnOutput = Callable[[Output], None]
-
-
-class _Cell:
-    """What is known of the cell that runs now."""
-
-    def __init__(self, msg_id: str, collector: OutputCollector, on_output: OnOutput | None) -> None:
-        self.msg_id = msg_id
-        self.collector = collector
-        self.on_output = on_output
-        self.reply: dict[str, Any] | None = None
-        self.idle = False
-        self.early = False
-        """Whether idle was heard before the reply: what was said between them may still come."""
-        self.begun = False
-        self.stopping = False
-        """An interrupt waits for the cell to begin: a kernel between cells would lose it."""
-        self.heard = time.monotonic()
-        self.dead = False
-        self.changed = asyncio.Event()
-
-    @property
-    def done(self) -> bool:
-        return self.idle and self.reply is not None
 
 
 class KernelSession:
@@ -95,7 +66,7 @@ class KernelSession:
         self._words = Words("", "")
         self._process: KernelProcess | None = None
         self._readers: list[asyncio.Task[None]] = []
-        self._cell: _Cell | None = None
+        self._cell: RunningCell | None = None
         self._asked: dict[str, asyncio.Future[dict[str, Any]]] = {}
         self._collector = OutputCollector(0)
         self._welcome = asyncio.Event()
@@ -125,7 +96,7 @@ class KernelSession:
         except (WireError, TimeoutError) as error:
             raise StartTimeout(f"the kernel's sockets did not answer: {error}") from None
         await self._welcomed()
-        result = await self._run(self.setup, SETUP_SECONDS, None)
+        result = await self._run(self.setup, SETUP_SECONDS)
         if result.status != "ok":
             raise KernelDied(f"the setup cell ended with `{result.status}`: {result.outputs}")
         return result
@@ -192,53 +163,27 @@ class KernelSession:
         self,
         source: str,
         timeout: float | None = None,
-        on_output: OnOutput | None = None,
         on_message: OnMessage | None = None,
     ) -> CellResult:
         """Run one cell to its end, whatever that is; never raises for what the cell does.
 
         `timeout` in seconds, None for the limits' own. After a time-out the kernel lives, or, if
         it ignored the interrupt, has been replaced (`restarted`). After `died` it has been
-        replaced as well. `on_output` is told each output as it is added, `on_message` also of
-        those that change or go.
+        replaced as well. `on_message` is told what the cell shows, as it comes.
 
         Raises:
             SandboxError, KernelError: the kernel could not be replaced.
         """
         seconds = self.limits.cell_seconds if timeout is None else timeout
         self.verdict = None
-        result = await self._run(source, seconds, on_output, on_message)
-        self.verdict = await self._judge(result)
+        result = await self._run(source, seconds, on_message)
+        self.verdict = await verdict_on(result, self.sandbox, self._process)
         if result.restarted and self._process is not None:  # else it was closed meanwhile
             await self.start()
-        limit = "" if self.verdict is None else self._limit(self.verdict, seconds)
+        if self.verdict is None:
+            return result
+        limit = limit_of(self.verdict, self.sandbox, self.limits, seconds)
         return result.model_copy(update={"verdict": self.verdict, "limit": limit})
-
-    async def _judge(self, result: CellResult) -> Verdict | None:
-        """Which limit the cell ran into: our clock's, the sandbox's, or an end by SIGKILL."""
-        verdict = self.sandbox.verdict()
-        if result.status == "timeout":
-            return "timeout"
-        if verdict is None and result.status == "died" and self._process is not None:
-            status = await self._process.wait()
-            return "killed" if status in (-signal.SIGKILL, 128 + signal.SIGKILL) else None
-        return verdict
-
-    def _limit(self, verdict: Verdict, seconds: float) -> str:
-        """How much the limit is, as the model is told."""
-        held = self.sandbox.describe().get("limits", {})
-        disk = held.get("disk_bytes", self.limits.disk_bytes)
-        if isinstance(disk, dict):
-            disk = disk["limit"]
-        if disk is None:  # not bounded by us
-            disk = self.limits.disk_bytes
-        return {
-            "oom": amount(self.limits.memory_bytes),
-            "disk_full": amount(disk),  # a disk in memory may have had to be smaller
-            "pids": f"{self.limits.pids} processes and threads",
-            "timeout": f"{seconds:g} s",
-            "killed": "",
-        }[verdict]
 
     @property
     def partial(self) -> tuple[Output, ...]:
@@ -246,11 +191,7 @@ class KernelSession:
         return tuple(self._collector.outputs)
 
     async def _run(
-        self,
-        source: str,
-        seconds: float,
-        on_output: OnOutput | None,
-        on_message: OnMessage | None = None,
+        self, source: str, seconds: float, on_message: OnMessage | None = None
     ) -> CellResult:
         """As `execute`, but where it says `restarted` that is yet to be done."""
         process = self._process
@@ -267,68 +208,39 @@ class KernelSession:
             "stop_on_error": False,
         }
         msg_id = self._send("shell", "execute_request", request)
-        cell = self._cell = _Cell(msg_id, self._collector, on_output)
-        cell.dead = not process.alive
-        status = "ok"
+        cell = self._cell = RunningCell(msg_id, self._collector, self._interrupt)
+        if not process.alive:
+            cell.died()
+        status = ""
         try:
-            ended = await self._wait(cell, seconds)
+            ended = await cell.wait(seconds)
             if ended == "timeout":
                 status = "timeout"
-                self.interrupt()
-                ended = await self._wait(cell, self.limits.grace_seconds)
+                cell.stop()
+                ended = await cell.wait(self.limits.grace_seconds)
                 if ended == "timeout":
                     process.kill()
         except asyncio.CancelledError:
             # the run was cancelled: let the cell say what it still has, unless we must hurry
             with contextlib.suppress(Exception):
-                self.interrupt()
-                await self._wait(cell, LAST_WORDS_SECONDS)
+                cell.stop()
+                await cell.wait(LAST_WORDS_SECONDS)
             raise
         finally:
             self._cell = None
-        if ended == "mute":  # it says that the cell is over, and its output channel says nothing
+        if ended == "mute":
             process.kill()
-        if status == "ok":
-            status = "died" if ended in ("died", "mute") else self._status(cell)
-        count = (cell.reply or {}).get("execution_count")
+        if ended in ("died", "mute"):
+            status = status or "died"
         return CellResult.model_validate(
             {
                 "outputs": self.partial,
-                "status": status,
-                "execution_count": count if type(count) is int and count >= 0 else None,
+                "status": status or ("error" if cell.failed else "ok"),
+                "execution_count": cell.execution_count,
                 "seconds": time.monotonic() - started,
                 "restarted": ended != "done",
             }
         )
-
-    @staticmethod
-    def _status(cell: _Cell) -> str:
-        return "ok" if (cell.reply or {}).get("status", "ok") == "ok" else "error"
-
-    async def _wait(self, cell: _Cell, seconds: float) -> str:
-        """`done`, `died`, or `timeout` after `seconds`; `mute` if no output can come any more."""
-        deadline = time.monotonic() + seconds
-        while not cell.done:
-            if cell.dead:
-                await asyncio.sleep(0.05)  # let what it still said arrive
-                return "done" if cell.done else "died"
-            half = cell.idle or cell.reply is not None
-            # a reply in time is no time-out, and idle has a moment still to follow it
-            most = deadline if cell.idle else deadline + LATE_SECONDS
-            until = min(most, cell.heard + LATE_SECONDS) if half else deadline
-            left = until - time.monotonic()
-            if left <= 0 and not half:
-                return "timeout"
-            if left <= 0:
-                return "done" if cell.idle else "mute"
-            cell.changed.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(left):
-                    await cell.changed.wait()
-        if cell.early:
-            for _ in range(EARLY_TURNS):
-                await asyncio.sleep(0)
-        return "done"
 
     async def branch(self) -> KernelSession:
         """A session with a fork of this kernel: names and files as they are, each its own.
@@ -383,17 +295,20 @@ class KernelSession:
 
     def interrupt(self) -> None:
         """Ask the kernel to raise KeyboardInterrupt in the running cell, once it has begun."""
-        if self._cell is not None and not self._cell.begun:
-            self._cell.stopping = True
-        elif self._channels:
+        if self._cell is not None:
+            self._cell.stop()
+        else:
+            self._interrupt()
+
+    def _interrupt(self) -> None:
+        if self._channels:
             self._send("control", "interrupt_request", {})
 
     async def _watch(self, process: KernelProcess) -> None:
         """Tell the running cell when its kernel ends."""
         await process.wait()
         if self._cell is not None:
-            self._cell.dead = True
-            self._cell.changed.set()
+            self._cell.died()
         if self.on_end is not None:
             self.on_end()
 
@@ -404,8 +319,7 @@ class KernelSession:
             self._process.kill()
             self._process = None
         if self._cell is not None:  # nobody else would tell it
-            self._cell.dead = True
-            self._cell.changed.set()
+            self._cell.died()
 
     async def _close_channels(self) -> None:
         for task in self._readers:
@@ -449,34 +363,16 @@ class KernelSession:
             self._welcome.set()
             return
         cell = self._cell
-        if cell is None or message["parent_header"].get("msg_id") != cell.msg_id:
-            return
-        cell.heard = time.monotonic()
-        if kind == "status":
-            if message["content"].get("execution_state") == "idle":
-                cell.idle = True
-                cell.changed.set()
-            return
-        if not cell.begun:  # with `execute_input`
-            cell.begun = True
-            if cell.stopping:
-                self.interrupt()
-        output = cell.collector.feed(kind, message["content"])
-        if output is not None and cell.on_output is not None:
-            cell.on_output(output)
+        if cell is not None and message["parent_header"].get("msg_id") == cell.msg_id:
+            cell.on_iopub(message)
 
     def _on_shell(self, message: dict[str, Any]) -> None:
         cell, parent = self._cell, message["parent_header"].get("msg_id")
         if (answer := self._asked.get(parent)) is not None and not answer.done():
             answer.set_result(message["content"] if isinstance(message["content"], dict) else {})
             return
-        if cell is None or parent != cell.msg_id:
-            return
-        cell.heard = time.monotonic()
-        if message["header"]["msg_type"] == "execute_reply":
-            cell.early = cell.idle
-            cell.reply = message["content"] if isinstance(message["content"], dict) else {}
-            cell.changed.set()
+        if cell is not None and parent == cell.msg_id:
+            cell.on_shell(message)
 
 
 Kernel = KernelSession

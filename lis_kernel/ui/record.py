@@ -16,9 +16,10 @@ from typing import Any, Literal, Protocol
 from lis_kernel import cards
 from lis_kernel.agent import events
 from lis_kernel.config import Budget
+from lis_kernel.kernel.outputs import Shown
 from lis_kernel.tools.observation import befell
 from lis_kernel.trajectory.card import address, shown_path, tone_of
-from lis_kernel.types import CellResult, Output, Usage
+from lis_kernel.types import CellResult, Usage
 
 __all__ = ["Controls", "Part", "Record"]
 
@@ -85,7 +86,7 @@ class Record:
         self._waited = 0.0
         self._cell: cards.Call | None = None
         self._cell_since = 0.0
-        self._printed = 0
+        self._shown = Shown()
         if budget is not None:
             self._take(budget)
 
@@ -163,8 +164,10 @@ class Record:
             case events.CallStarted(call, source):
                 self._cell_begins(cards.Call(call.name, source), self.last())
                 return STEPS
-            case events.CallOutput(output):
-                self._printed_more(output)
+            case events.CallOutput(kind, content):
+                if self._cell is not None:
+                    self._shown.feed(kind, content)
+                    self._cell.outputs = self._shown.outputs
                 return STEPS
             case events.CallFinished(result, observation, network):
                 tried = [(f"{one.host}:{one.port}", one.allowed, one.reason) for one in network]
@@ -267,21 +270,9 @@ class Record:
     # -- cells -----------------------------------------------------------------------------------
 
     def _cell_begins(self, cell: cards.Call, step: cards.Step) -> None:
-        cell.outputs = []
-        self._cell, self._cell_since, self._printed = cell, self._clock(), 0
+        self._shown = Shown(OUTPUTS, TEXT_CHARS)
+        self._cell, self._cell_since = cell, self._clock()
         step.calls.append(cell)
-
-    def _printed_more(self, output: Output) -> None:
-        """Text is kept at its end, as it will be of the finished cell."""
-        if self._cell is None:
-            return
-        shown: Any = self._cell.outputs
-        last = shown[-1] if shown else {}
-        if output.get("output_type") == "stream" and last.get("name") == output.get("name"):
-            joined = str(last["text"]) + str(output.get("text", ""))
-            shown[-1] = {**last, "text": joined[-TEXT_CHARS:]}
-        elif len(shown) < OUTPUTS:
-            shown.append(dict(output))
 
     def _cell_ends(
         self, result: CellResult, code: int | None, tried: list[tuple[str, bool, str]]

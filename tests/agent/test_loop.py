@@ -678,7 +678,7 @@ async def test_a_jail_killed_in_a_cell_is_replaced(
     tmp_path: Path, runtime: Path, backend: str, keeper: str
 ) -> None:
     def kill(event: events.Event) -> None:
-        if isinstance(event, events.CallOutput) and "now" in str(event.output):
+        if isinstance(event, events.CallOutput) and "now" in str(event.content):
             kill_all(runtime, but=keeper)  # without it the files are gone: sandbox_lost
 
     run, model = await tell(

@@ -22,7 +22,7 @@ async def test_the_run_is_lost_and_says_why(tmp_path: Path, runtime: Path, block
     left: dict[int, str] = {}
 
     def on_event(event: events.Event) -> None:
-        if blocked and isinstance(event, events.CallOutput) and "now" in str(event.output):
+        if blocked and isinstance(event, events.CallOutput) and "now" in str(event.content):
             time.sleep(SECONDS + 2)  # the owner's loop stands still: only the keeper can act
             left.update(processes_of(runtime.name))
 

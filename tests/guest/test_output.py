@@ -79,6 +79,32 @@ async def test_displays_are_bounded(session, source, note) -> None:
     assert note in json.dumps(result.outputs)
 
 
+MOVING = {
+    "updates": "bar = display('0', display_id=True)\nfor n in range(1200):\n    bar.update(n)",
+    "clears": "from IPython.display import clear_output\nfor n in range(1200):\n"
+    "    clear_output(wait=True)\n    display(n)",
+}
+
+
+@pytest.mark.parametrize("source", MOVING.values(), ids=list(MOVING))
+async def test_a_display_may_move_for_as_long_as_it_likes(session, source) -> None:
+    result = await session.execute(source, timeout=60)
+    assert [output["data"]["text/plain"] for output in result.outputs] == ["1199"]
+
+
+async def test_a_display_does_not_grow_beyond_its_cap(session) -> None:
+    source = (
+        "bars = [display(n, display_id=True) for n in range(400)]\n"
+        "for bar in bars: bar.update('y' * 100_000)\n"
+        "for bar in bars: bar.update('z')"
+    )
+    result = await session.execute(source, timeout=60)
+    texts = [output["data"]["text/plain"] for output in result.outputs]
+    assert texts == ["'z'"] * 400
+    result = await session.execute(source.rpartition("\n")[0], timeout=60)
+    assert size(result) < 1_200_000 and "bytes left out" in json.dumps(result.outputs)
+
+
 async def test_a_giant_error_is_bounded(session) -> None:
     result = await session.execute("raise ValueError('x' * 30_000_000)", timeout=60)
     assert result.status == "error"

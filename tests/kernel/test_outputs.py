@@ -6,7 +6,7 @@ import nbformat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lis_kernel.kernel.outputs import OutputCollector
+from lis_kernel.kernel.outputs import OutputCollector, Shown
 from lis_kernel.trajectory.notebook import code_cell, new_notebook
 
 KINDS = [
@@ -85,3 +85,28 @@ def test_any_message_gives_outputs_that_a_notebook_can_hold(messages) -> None:
     nbformat.validate(nbformat.from_dict(notebook))
     for output in outputs:
         str(output).encode("utf-8")
+
+
+def test_a_display_that_moves_for_long_takes_no_more_room() -> None:
+    messages = [display("bar", "x"), stream("a")]
+    for n in range(1000):
+        messages.append(display(f"{n:<500}", "x", update=True))
+    got = collect(*messages, limit=2000)
+    assert got[0]["data"]["text/plain"].strip() == "999"
+    frames = []
+    for n in range(1000):
+        frames += [("clear_output", {"wait": True}), display(f"{n:<500}")]
+    assert collect(*frames, limit=2000)[0]["data"]["text/plain"].strip() == "999"
+    grown = collect(display("", "x"), display("y" * 3000, "x", update=True), limit=2000)
+    assert grown[0]["data"]["text/plain"] == ""
+
+
+def test_what_was_copied_of_what_is_shown_stays() -> None:
+    shown = Shown(tail=5)
+    for kind, content in (display("1", "x"), stream("abc")):
+        shown.feed(kind, content)
+    before = list(shown.outputs)
+    for kind, content in (display("2", "x", update=True), stream("def")):
+        shown.feed(kind, content)
+    assert [o.get("text") or o["data"]["text/plain"] for o in before] == ["1", "abc"]
+    assert [o.get("text") or o["data"]["text/plain"] for o in shown.outputs] == ["2", "bcdef"]

@@ -141,8 +141,8 @@ def test_many_threads_and_broken_events_do_not_stop_it(story: Any) -> None:
     def feed() -> None:
         for n in range(300):
             view(events.TextStreamed("text", "x"))
-            view(events.CallOutput({"output_type": "stream", "text": n}))
-            view(events.CallOutput({}))
+            view(events.CallOutput("stream", {"text": n}))
+            view(events.CallOutput("display_data", {}))
             view(None)  # type: ignore[arg-type]
 
     threads = [threading.Thread(target=feed) for _ in range(4)]
@@ -260,8 +260,8 @@ def test_pauses_take_no_time_and_a_persons_cell_is_theirs(story: Any) -> None:
     record.feed(events.Paused())
     assert "paused" in record.run.state
     record.feed(events.HumanStarted("%%bash\nls"))
-    record.feed(events.CallOutput({"output_type": "stream", "name": "stdout", "text": "a\n"}))
-    record.feed(events.CallOutput({"output_type": "stream", "name": "stdout", "text": "b\n"}))
+    record.feed(events.CallOutput("stream", {"name": "stdout", "text": "a\n"}))
+    record.feed(events.CallOutput("stream", {"name": "stdout", "text": "b\n"}))
     assert record.run.steps[-1].calls[0].outputs == [
         {"output_type": "stream", "name": "stdout", "text": "a\nb\n"}
     ]
@@ -275,6 +275,34 @@ def test_pauses_take_no_time_and_a_persons_cell_is_theirs(story: Any) -> None:
     assert [step.kind for step in record.run.steps] == ["turn", "human", "message"]
     page = read(html.live_page(record.snapshot(), [], None))
     assert "be quick" in page.text and "5" in page.text
+
+
+def test_what_a_cell_redraws_is_redrawn() -> None:
+    def show(kind: str, text: str, name: str) -> None:
+        transient = {"display_id": name} if name else {}
+        content = {"data": {"text/plain": text}, "metadata": {}, "transient": transient}
+        record.feed(events.CallOutput(kind, content))
+
+    def shown() -> str:
+        return read(html.live_page(record.snapshot(), [], safe_html)).text
+
+    record = Record()
+    record.feed(events.TurnStarted(1))
+    record.feed(events.CallStarted(ToolCall(id="a", name="execute_python", arguments={}), "x"))
+    record.streaming = ""
+    show("display_data", "10 %", "bar")
+    show("display_data", "beside", "")
+    earlier = record.snapshot()
+    show("update_display_data", "20 %", "bar")
+    assert "20 %" in shown() and "10 %" not in shown() and "beside" in shown()
+    page = read(html.live_page(earlier, [], safe_html)).text
+    assert "10 %" in page, "a drawing that has begun is not disturbed"
+    record.feed(events.CallOutput("clear_output", {"wait": True}))
+    assert "beside" in shown()
+    show("display_data", "30 %", "bar")
+    assert "30 %" in shown() and "beside" not in shown()
+    record.feed(events.CallOutput("clear_output", {"wait": False}))
+    assert "%" not in shown()
 
 
 def test_limits_and_the_network_are_counted() -> None:
@@ -299,9 +327,9 @@ def test_it_keeps_no_more_than_it_shows() -> None:
     record.feed(events.TurnStarted(1))
     record.feed(events.CallStarted(ToolCall(id="a", name="execute_python", arguments={}), "x"))
     for _ in range(2000):
-        piece = {"output_type": "stream", "name": "stdout", "text": "y" * 1000}
-        record.feed(events.CallOutput(piece))
-        record.feed(events.CallOutput({"output_type": "display_data", "data": {}}))
+        piece = {"name": "stdout", "text": "y" * 1000}
+        record.feed(events.CallOutput("stream", piece))
+        record.feed(events.CallOutput("display_data", {"data": {}, "metadata": {}}))
     outputs = record.run.steps[0].calls[0].outputs
     assert len(outputs) <= 500
     record.feed(events.TextStreamed("text", "z" * 10_000_000))

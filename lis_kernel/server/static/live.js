@@ -5,6 +5,7 @@ import { make, plain } from "./words.js";
 
 const ENTRIES = 300;
 const LETTERS = 4000;
+const OUTPUTS = 200;
 const AT_ONCE = 3; // a browser opens six connections to a server, and the page needs some itself
 const followed = [];
 
@@ -12,6 +13,7 @@ export class Live {
   constructor(id) {
     this.element = make("div", { class: "log", tabindex: "0", "aria-label": "What happens" });
     this.last = null;
+    this.forget();
     this.hint = this.add("hint", "waiting for what happens next …");
     this.events = new EventSource(api(ofRun(id, "events")));
     this.events.onmessage = (message) => this.hear(JSON.parse(message.data));
@@ -29,9 +31,9 @@ export class Live {
   hear(event) {
     switch (event.event) {
       case "text_streamed": return this.grow(event.channel === "text" ? "said" : "thought", event.text);
-      case "call_started": return this.add("code", plain(event.source));
-      case "human_started": return this.add("code human", plain(event.source));
-      case "call_output": return this.grow("output", shown(event.output));
+      case "call_started": return this.begin("code", event.source);
+      case "human_started": return this.begin("code human", event.source);
+      case "call_output": return this.show(event.kind, event.content);
       case "call_finished":
       case "human_finished": return this.finished(event.result);
       case "note": return this.add("hint", plain(event.text));
@@ -41,6 +43,40 @@ export class Live {
       case "run_ended": return this.add("hint", `ended: ${event.stop_reason.replaceAll("_", " ")}`);
       case "end": return this.close();
     }
+  }
+
+  begin(style, source) {
+    this.forget();
+    return this.add(style, plain(source));
+  }
+
+  forget() {
+    this.outputs = [];
+    this.clears = false;
+    this.printed = null;
+  }
+
+  // one message of the running cell: what it shows is one entry, kept as a notebook would
+  show(kind, content) {
+    if (kind === "clear_output" && content.wait) {
+      this.clears = true;
+      return;
+    }
+    if (kind === "clear_output" || this.clears) this.outputs = [];
+    this.clears = false;
+    const id = content.transient?.display_id;
+    if (kind === "update_display_data") {
+      for (const one of this.outputs) if (one.id === id) one.text = shown(kind, content);
+    } else if (kind !== "clear_output") {
+      const last = this.outputs.at(-1);
+      const joins = kind === "stream" && last?.stream === content.name;
+      if (joins) last.text = clip(last.text + shown(kind, content));
+      else if (this.outputs.length < OUTPUTS)
+        this.outputs.push({ id, stream: content.name, text: shown(kind, content) });
+    }
+    const text = this.outputs.map((one) => one.text).join("");
+    if (this.printed) this.write(this.printed, plain(text));
+    else if (text) this.printed = this.add("output", plain(text));
   }
 
   finished(result) {
@@ -63,18 +99,22 @@ export class Live {
   // text that comes in pieces stays one entry
   grow(style, piece) {
     if (this.last?.className !== style) return this.add(style, plain(piece));
+    return this.write(this.last, plain(this.last.textContent + piece));
+  }
+
+  write(entry, text) {
     const { element } = this;
     const down = element.scrollHeight - element.scrollTop - element.clientHeight < 40;
-    this.last.textContent = clip(plain(this.last.textContent + piece));
+    entry.textContent = clip(text);
     if (down) element.scrollTop = element.scrollHeight;
-    return this.last;
+    return entry;
   }
 }
 
-function shown(output) {
+function shown(kind, output) {
   const whole = (text) => (Array.isArray(text) ? text.join("") : String(text ?? ""));
-  if (output.output_type === "stream") return whole(output.text);
-  if (output.output_type === "error") return `${output.ename}: ${output.evalue}\n`;
+  if (kind === "stream") return whole(output.text);
+  if (kind === "error") return `${output.ename}: ${output.evalue}\n`;
   const other = Object.keys(output.data || {}).filter((type) => type !== "text/plain");
   const text = whole(output.data?.["text/plain"]);
   return `${text}${other.length ? ` [${other.join(", ")}]` : ""}\n`;

@@ -136,18 +136,22 @@ class Sandbox(Protocol):
         """
         ...
 
-    def listing(self, path: str, most: int) -> list[tuple[str, int]]:
+    def listing(self, path: str, most: int, since: int = 0) -> list[tuple[str, int]]:
         """Names and bytes of the first `most` regular files below `path`; follows no symlink.
 
-        Called after a cell, for those who watch. The names are the sandbox's: hostile.
+        Only those that changed `since` then, in nanoseconds since the epoch. Called after a cell,
+        for those who watch. The names are the sandbox's: hostile.
         """
         ...
 
-    def collect(self, path: str, target: Path, limit: int) -> tuple[list[str], list[str]]:
+    def collect(
+        self, path: str, target: Path, limit: int, since: int = 0
+    ) -> tuple[list[str], list[str]]:
         """Copy the tree under `path` of the box to the host folder `target`.
 
-        Returns the relative names taken, and one sentence for each thing refused (symlinks,
-        devices, more than `limit` bytes in all).
+        Of the files only those that changed `since` then, in nanoseconds since the epoch. Returns
+        the relative names taken, and one sentence for each thing refused (symlinks, devices, more
+        than `limit` bytes in all).
         """
         ...
 

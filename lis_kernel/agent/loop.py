@@ -22,11 +22,11 @@ from lis_kernel.agent import events, record
 from lis_kernel.agent.budget import Meter
 from lis_kernel.agent.handover import Handover
 from lis_kernel.agent.human import Guests
+from lis_kernel.agent.listener import Listener
 from lis_kernel.agent.prompts import first_messages
-from lis_kernel.agent.remote import Listener
 from lis_kernel.agent.shared import SharedSandbox
 from lis_kernel.agent.turn import Turns, cut_short, of_model
-from lis_kernel.agent.workspace import RunFolder, Taken, given_name, take_out
+from lis_kernel.agent.workspace import RunFolder, Taken, given_name, now_of_files, take_out
 from lis_kernel.errors import (
     ConfigError,
     ContextOverflow,
@@ -85,6 +85,8 @@ class Run:
         self.session = KernelSession(sandbox, self.kind.limits, self.kind.setup)
         self.warm: Warm | None = None
         self.shared = agent._shared
+        self.since = 0 if self.shared is None else now_of_files()
+        """Files that are older are another run's."""
         self.history = list(history)
         self.handover = Handover(self.tell)
         self.folder = RunFolder(agent.out, task.prompt)
@@ -158,7 +160,7 @@ class Run:
         await asyncio.wait({work})
         reason, detail = self._outcome(work, late)
         most = self.config.limits.collect_bytes
-        taken = await asyncio.to_thread(take_out, self.sandbox, self.folder.files, most)
+        taken = await asyncio.to_thread(take_out, self.sandbox, self.folder.files, most, self.since)
         for sentence in taken.refused:
             self.tell(events.Note(f"not taken out: {sentence}"))
         if taken.lost and reason is StopReason.SUBMITTED:
@@ -263,7 +265,7 @@ class Run:
         """Before each answer and call: people may have asked to have the sandbox to themselves."""
         if self.agent.listen and self.session.alive:
             with contextlib.suppress(Exception):  # it is for watchers alone
-                args = "/testbed/output", LISTED
+                args = "/testbed/output", LISTED, self.since
                 found = await asyncio.to_thread(self.sandbox.listing, *args)
                 if found != self.listed:
                     self.listed = found

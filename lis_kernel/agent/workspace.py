@@ -18,12 +18,14 @@ from lis_kernel.errors import ConfigError, SandboxError
 from lis_kernel.kernel.outputs import clean_text
 from lis_kernel.protocols import Sandbox
 
-__all__ = ["RunFolder", "Taken", "check_files", "given_name", "take_out"]
+__all__ = ["RunFolder", "Taken", "check_files", "given_name", "now_of_files", "take_out"]
 
 log = logging.getLogger(__name__)
 
 ANSWER_FILES = ("/testbed/output/answer.txt", "/testbed/answer.txt")
 ANSWER_BYTES = 1_000_000
+COARSE = 5
+"""Linux's CLOCK_REALTIME_COARSE, by which files get their times; it is a tick behind."""
 REFUSALS = 100
 """Most sentences about files that were not taken out; a sandbox can make a million symlinks."""
 
@@ -103,8 +105,15 @@ class Taken(NamedTuple):
     """Why nothing could be taken, if the sandbox was gone."""
 
 
-def take_out(sandbox: Sandbox, target: Path, limit: int) -> Taken:
+def now_of_files() -> int:
+    """Nanoseconds since the epoch: what changes from now on has no earlier time than this."""
+    return time.clock_gettime_ns(COARSE)
+
+
+def take_out(sandbox: Sandbox, target: Path, limit: int, since: int = 0) -> Taken:
     """The answer, and what lies in /testbed/output, at most `limit` bytes; blocks while it copies.
+
+    Files that did not change `since` then, in `now_of_files`, are another run's.
 
     Never raises for what the sandbox left.
     """
@@ -116,7 +125,7 @@ def take_out(sandbox: Sandbox, target: Path, limit: int) -> Taken:
     answer = None if data is None else data.decode("utf-8", "replace").rstrip("\r\n")
     names: list[str] = []
     try:
-        names, refused = sandbox.collect("/testbed/output", target, limit)
+        names, refused = sandbox.collect("/testbed/output", target, limit, since)
     except Exception as error:  # whatever a hostile folder can bring about
         log.debug("the files could not be taken out", exc_info=error)
         refused = [f"the rest of /testbed/output: {type(error).__name__}: {error}"]

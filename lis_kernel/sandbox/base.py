@@ -183,11 +183,13 @@ class ProcessSandbox:
     def read(self, path: str, limit: int) -> bytes | None:
         return self.state.read(path, limit)
 
-    def listing(self, path: str, most: int) -> list[tuple[str, int]]:
-        return self.state.listing(path, most)
+    def listing(self, path: str, most: int, since: int = 0) -> list[tuple[str, int]]:
+        return self.state.listing(path, most, since)
 
-    def collect(self, path: str, target: Path, limit: int) -> tuple[list[str], list[str]]:
-        return self.state.collect(path, target, limit)
+    def collect(
+        self, path: str, target: Path, limit: int, since: int = 0
+    ) -> tuple[list[str], list[str]]:
+        return self.state.collect(path, target, limit, since)
 
     def verdict(self) -> Verdict | None:
         return None

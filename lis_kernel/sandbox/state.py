@@ -189,7 +189,7 @@ class StateDir:
         with os.fdopen(fd, "rb") as file:
             return file.read(limit)
 
-    def listing(self, path: str, most: int) -> list[tuple[str, int]]:
+    def listing(self, path: str, most: int, since: int = 0) -> list[tuple[str, int]]:
         """Names and bytes of the regular files below `path`; see `protocols.Sandbox.listing`."""
         root, rest = self.host_path(path)
         top = open_beneath(root, rest, os.O_DIRECTORY)
@@ -200,13 +200,15 @@ class StateDir:
             for name, _, _, info in _walk(top):
                 if len(found) == most:
                     break
-                if stat.S_ISREG(info.st_mode):
+                if stat.S_ISREG(info.st_mode) and info.st_ctime_ns >= since:
                     found.append((name, info.st_size))
         finally:
             os.close(top)
         return found
 
-    def collect(self, path: str, target: Path, limit: int) -> tuple[list[str], list[str]]:
+    def collect(
+        self, path: str, target: Path, limit: int, since: int = 0
+    ) -> tuple[list[str], list[str]]:
         """Copy the regular files below `path` out; see `protocols.Sandbox.collect`."""
         root, rest = self.host_path(path)
         taken: list[str] = []
@@ -217,6 +219,8 @@ class StateDir:
         total = 0
         try:
             for name, parent, leaf, info in _walk(top):
+                if info.st_ctime_ns < since:  # which the sandbox cannot set, as it can the others
+                    continue
                 shown = name.encode("unicode_escape").decode("ascii")
                 if not stat.S_ISREG(info.st_mode):
                     refused.append(f"{shown}: {_kind(info.st_mode)}, not a plain file")

@@ -14,7 +14,7 @@ from jupyter_client.asynchronous import AsyncKernelClient
 from story import CheckedModel, bash, cells, check_notebook, python, reply, shown, submit
 
 from lis_kernel import cards
-from lis_kernel.agent import Agent, events, remote
+from lis_kernel.agent import Agent, events, listener, remote
 from lis_kernel.agent.handover import Handover, as_told
 from lis_kernel.agent.shared import SharedSandbox
 from lis_kernel.config import Budget, Limits, ModelConfig, RunConfig
@@ -253,6 +253,25 @@ async def test_an_answer_is_no_later_task_s(tmp_path: Path, shared) -> None:
         assert (await story.end()).answer == answer
 
 
+async def test_files_that_a_run_did_not_touch_are_none_of_its(tmp_path: Path, shared) -> None:
+    out = "/testbed/output"
+    await shared.execute(f"%%bash\necho mine > {out}/mine.txt; echo 1 > {out}/both.txt")
+    taken = []
+    for made in ("a", "b"):
+        call = bash(f"echo {made} > {out}/{made}.txt; echo {made} >> {out}/both.txt")
+        story = Story(tmp_path, reply(call), reply(submit("1")), shared=shared, listen=True)
+        await asyncio.sleep(0.05)  # a file's time is that of the last tick
+        story.begin()
+        trajectory = await story.end()
+        taken.append({path.name: path.read_text().rstrip() for path in trajectory.files})
+        listed = [event.files for event in story.seen if isinstance(event, events.OutputFiles)]
+        assert {name for name, _ in listed[-1]} == {f"{made}.txt", "both.txt"}
+    assert taken == [
+        {"a.txt": "a", "both.txt": "1\na", "answer.txt": "1"},
+        {"b.txt": "b", "both.txt": "1\na\nb", "answer.txt": "1"},
+    ]
+
+
 async def test_a_sandbox_that_is_stopped_ends_its_cell(shared) -> None:
     await shared.start()
     cell = asyncio.create_task(shared.execute("import time; time.sleep(60)"))
@@ -325,6 +344,26 @@ async def test_another_process_watches_pauses_speaks_and_stops(tmp_path: Path) -
     assert remote.live_runs() == []
     with pytest.raises(ConfigError, match="has ended"):
         await remote.ask(live, "status")
+
+
+async def test_who_does_not_read_is_left_and_takes_no_memory(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(listener, "BEHIND_BYTES", 200_000)
+    flood = python("for n in range(20): display('x' * 20_000)")
+    story = Story(tmp_path, reply(bash("true")), reply(flood), reply(submit("1")), listen=True)
+    pause_at(story, events.CallStarted)
+    story.begin()
+    await story.until(events.Paused)
+    (live,) = remote.live_runs()
+    reader, writer = await asyncio.open_unix_connection(live.socket)
+    writer.write(b'{"do": "events"}\n')
+    assert b'"state"' in await reader.readline()
+    followers = story.agent._run.listener._followers  # type: ignore[union-attr]
+    (follower,) = followers
+    story.agent.resume()
+    await story.until(events.RunEnded)
+    assert not followers and follower._lines.qsize() <= 1
+    assert (await story.end()).answer == "1"
+    writer.close()
 
 
 def test_records_that_others_could_have_written_are_none(runtime: Path) -> None:

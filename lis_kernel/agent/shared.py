@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, Literal
 
+from lis_kernel.agent.turn import cut_short
 from lis_kernel.config import Limits, SandboxConfig
 from lis_kernel.errors import SandboxBusy, SandboxLost
 from lis_kernel.kernel.outputs import OnMessage
@@ -144,9 +145,17 @@ class SharedSandbox:
             return await self.agent.run_cell(source, on_message, timeout=timeout)
         async with self._alone():
             await self.start()
-            result = await self.session.execute(source, timeout, on_message=on_message)
-            self._number += 1
-            self.remember(human_cell(f"human-{self._number}", source, result, author=author))
+            session, result = self.session, CellResult(status="interrupted")
+            try:
+                result = await session.execute(source, timeout, on_message=on_message)
+            except BaseException as error:  # what it did is there all the same
+                result = CellResult(status=cut_short(error), outputs=session.partial)
+                raise
+            finally:
+                if self._session is session:  # else it was stopped meanwhile
+                    self._number += 1
+                    name = f"human-{self._number}"
+                    self.remember(human_cell(name, source, result, author=author))
             return result
 
     @contextlib.asynccontextmanager

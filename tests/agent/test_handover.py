@@ -279,6 +279,23 @@ async def test_a_sandbox_that_is_stopped_ends_its_cell(shared) -> None:
     await shared.stop()
     async with asyncio.timeout(10):
         assert (await cell).status == "died"
+    assert shared.cells == [], "a new one begins without it"
+
+
+async def test_a_cell_that_was_given_up_is_remembered(shared) -> None:
+    source = "x = 1; print('a', flush=True); import time; time.sleep(60)"
+    begun = asyncio.Event()
+    work = shared.execute(source, on_message=lambda *_: begun.set())
+    cell = asyncio.create_task(work)
+    async with asyncio.timeout(20):
+        await begun.wait()
+        cell.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await cell
+    (kept,) = shared.cells
+    assert kept["source"] == source and kept["outputs"][0]["text"] == "a\n"
+    assert "skip-execution" in kept["metadata"]["tags"]
+    assert (await shared.execute("print(x)")).outputs[0]["text"] == "1\n"
 
 
 async def test_one_at_a_time(tmp_path: Path, shared, monkeypatch) -> None:

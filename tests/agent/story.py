@@ -7,15 +7,12 @@ checks of `wire.py`, in the words of both providers: an invalid conversation fai
 from __future__ import annotations
 
 import json
-import os
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import nbformat
 from wire import check_anthropic, check_openai
-from zygotes import family
 
 from lis_kernel.agent import Agent
 from lis_kernel.config import Budget, Limits, ModelConfig, RunConfig
@@ -42,8 +39,6 @@ __all__ = [
     "cells",
     "check_conversation",
     "check_notebook",
-    "gone_within",
-    "processes_of",
     "python",
     "reply",
     "shown",
@@ -199,38 +194,3 @@ def _check_order(kinds: list[str]) -> None:
         ran = {"turn", "call", "note", "refused", "nudge", "human", "message"}
         assert set(body[1:]) <= ran
         assert len(body) == 1 or body[1] in ("turn", "human", "message")
-
-
-# -- processes -------------------------------------------------------------------------------
-
-
-def processes_of(marker: str) -> dict[int, str]:
-    """Every live process of the machine that has to do with the path `marker`: pid to command.
-
-    By its command line, and by its mounts: what runs in a jail has an environment and a command
-    line of its own, but its /testbed is a bind mount out of the state folder. A zygote's forks
-    are found by their parents; the zygote itself is no sandbox's.
-    """
-    standing, found = family()
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) in {os.getpid(), *standing}:
-            continue
-        try:
-            command = (
-                (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
-            )
-            state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
-            mounts = (entry / "mountinfo").read_text()
-        except OSError:
-            continue
-        if state not in "ZX" and (marker in command or marker in mounts):
-            found[int(entry.name)] = command
-    return found
-
-
-def gone_within(seconds: float, marker: str) -> dict[int, str]:
-    """The processes with `marker` in their paths that are still there after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while (left := processes_of(marker)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return left

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from story import check_notebook, gone_within, processes_of
+from leftovers import left_within, processes_of
+from story import check_notebook
 from victim import digest
 
 from lis_kernel.sandbox.state import StateDir
@@ -86,7 +87,7 @@ class Victim:
         return len(kept)
 
     def check_nothing_lives(self) -> None:
-        left = gone_within(5, self.marker) | gone_within(5, f"{self.home}/")
+        left = left_within(5, self.marker) | left_within(5, f"{self.home}/")
         assert not left, f"alive 5 s after the kill: {left}"
 
     async def check_folder_goes(self, monkeypatch: pytest.MonkeyPatch) -> bool:

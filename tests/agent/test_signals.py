@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from story import bash, check_notebook, gone_within, python, reply, submit
+from leftovers import left_within
+from story import bash, check_notebook, python, reply, submit
 
 from lis_kernel.sandbox.state import StateDir
 from lis_kernel.trajectory import Trajectory
@@ -67,7 +68,7 @@ def notebook(home: Path) -> Trajectory:
 
 def check_closed(home: Path, runtime: Path) -> Trajectory:
     """The run was interrupted and took its time to close everything."""
-    assert not gone_within(5, runtime.name)
+    assert not left_within(5, runtime.name)
     assert not list(runtime.iterdir())
     read = notebook(home)
     assert read.stop_reason is StopReason.INTERRUPTED
@@ -116,7 +117,7 @@ async def test_interrupt_while_it_starts(tmp_path: Path, runtime: Path, delay: f
     process.send_signal(signal.SIGINT)
     await end_of(process)
     assert process.returncode not in (0, None)
-    assert not gone_within(5, runtime.name)
+    assert not left_within(5, runtime.name)
     assert not list(runtime.iterdir())
     for path in tmp_path.glob("runs/*/trajectory.ipynb"):
         assert check_notebook(path).stop_reason is StopReason.INTERRUPTED
@@ -130,7 +131,7 @@ async def test_hangup(tmp_path: Path, runtime: Path) -> None:
     process.send_signal(signal.SIGHUP)
     await end_of(process)
     assert process.returncode not in (0, None)
-    assert not gone_within(5, runtime.name)
+    assert not left_within(5, runtime.name)
     assert notebook(tmp_path).turns[0].calls[0].status == "ok"
     StateDir().remove()  # the next start sweeps what was left
     assert not list(runtime.iterdir())

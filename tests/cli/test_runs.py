@@ -6,17 +6,15 @@ import json
 import os
 import pty
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from leftovers import left_within
+from homes import runtime_folder
 
 from lis_kernel.cli.runs import OTHERS
 
@@ -27,18 +25,10 @@ CSI = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
 
 @pytest.fixture(autouse=True)
-def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder of this test's sandboxes; other tests' runs are not listed."""
-    folder = Path(tempfile.mkdtemp(prefix="lis-c-", dir="/tmp"))
-    monkeypatch.setenv("LIS_RUNTIME_DIR", str(folder))
-    yield folder
-    left = left_within(10, folder)
-    live = folder.with_name(f"{folder.name}-runs")
-    entries = [entry.name for entry in (*folder.iterdir(), *live.glob("*"))]
-    for place in (folder, live):
-        shutil.rmtree(place, ignore_errors=True)
-    assert not left, f"processes were left: {left}"
-    assert not entries, f"folders or sockets were left: {entries}"
+def runtime() -> Iterator[Path]:
+    """Other tests' runs are not listed."""
+    with runtime_folder(seconds=10) as folder:
+        yield folder
 
 
 def lis(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -3,34 +3,20 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from leftovers import left_within
+from homes import runtime_folder
 from user_notebook import Notebook
-
-KEYS = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "OPENAI_BASE_URL")
 
 
 @pytest.fixture(scope="module")
 def runtime() -> Iterator[Path]:
-    """The folder of these tests' sandboxes. Short: a socket's path has 107 bytes."""
-    folder = Path(tempfile.mkdtemp(prefix="lis-m-", dir="/tmp"))
-    with pytest.MonkeyPatch.context() as patch:
-        for name in KEYS:
-            patch.delenv(name, raising=False)
-        patch.setenv("LIS_RUNTIME_DIR", str(folder))
+    with runtime_folder("ipython") as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("IPYTHONDIR", str(folder / "ipython"))
         yield folder
-    left = left_within(5, folder)
-    entries = [entry.name for entry in folder.iterdir() if entry.name != "ipython"]
-    shutil.rmtree(folder, ignore_errors=True)
-    assert not left, f"processes were left: {left}"
-    assert not entries, f"sandbox folders were left: {entries}"
 
 
 @pytest.fixture(scope="module")

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("jupyterlab", reason="JupyterLab is not installed")
-from leftovers import left_within
+from homes import runtime_folder
 from run_server import Server
 
 Script = Callable[..., str]
@@ -19,20 +17,8 @@ Script = Callable[..., str]
 
 @pytest.fixture(scope="module")
 def runtime() -> Iterator[Path]:
-    """The folder of the sandboxes. Short: a socket's path has 107 bytes."""
-    folder = Path(tempfile.mkdtemp(prefix="lis-s-", dir="/tmp"))
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("LIS_RUNTIME_DIR", str(folder))
+    with runtime_folder(seconds=10) as folder:
         yield folder
-    live = folder.with_name(f"{folder.name}-runs")
-    left = left_within(10, folder)
-    entries = [entry.name for entry in folder.iterdir()]
-    listening = [entry.name for entry in live.iterdir()] if live.exists() else []
-    for place in (folder, live):
-        shutil.rmtree(place, ignore_errors=True)
-    assert not left, f"processes were left: {left}"
-    assert not entries, f"sandbox folders were left: {entries}"
-    assert not listening, f"sockets of runs were left: {listening}"
 
 
 @pytest.fixture(scope="module")

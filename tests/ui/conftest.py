@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from leftovers import left_within
+from homes import runtime_folder
 from story import bash, python, reply, submit, tell
 
 from lis_kernel.agent.events import Event
@@ -41,16 +39,8 @@ class Story:
 
 @pytest.fixture(autouse=True, scope="session")
 def runtime() -> Iterator[Path]:
-    """The folder of these tests' sandboxes. Short: a socket's path has 107 bytes."""
-    folder = Path(tempfile.mkdtemp(prefix="lis-u-", dir="/tmp"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LIS_RUNTIME_DIR", str(folder))
+    with runtime_folder() as folder:
         yield folder
-    left = left_within(5, folder)
-    entries = [entry.name for entry in folder.iterdir()]
-    shutil.rmtree(folder, ignore_errors=True)
-    assert not left, f"processes were left: {left}"
-    assert not entries, f"sandbox folders were left: {entries}"
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """`kill -9` at 50 random moments: what had finished is in the notebook, and nothing lives on.
 
 Several victims run at once, each with an output and a runtime folder of its own, by whose names
-its processes are found on this machine (see `story.processes_of`).
+its processes are found on this machine (see `leftovers.processes_of`).
 """
 
 from __future__ import annotations

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lis_kernel.errors import ConfigError
+from lis_kernel.cli.options import json_object
 
 __all__ = ["agent_kernel"]
 
@@ -23,10 +22,5 @@ def agent_kernel(
     """Be a Jupyter kernel whose cells are tasks for a model in a sandbox."""
     from lis_kernel.agent_kernel.app import config_of, serve
 
-    try:
-        words = json.loads(config)
-    except ValueError as error:
-        raise ConfigError("--config", f"is not JSON: {error}.") from error
-    if not isinstance(words, dict):
-        raise ConfigError("--config", "is not a JSON object.")
+    words = json_object(config, "--config")
     serve(connection_file, config_of(words, model))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lis_kernel.errors import ConfigError
+from lis_kernel.cli.options import json_object
 
 __all__ = ["kernel"]
 
@@ -25,12 +24,7 @@ def kernel(
     """Be a Jupyter kernel that lives in a sandbox of its own."""
     from lis_kernel.kernel.launcher import serve
 
-    try:
-        words = json.loads(config)
-    except ValueError as error:
-        raise ConfigError("--config", f"is not JSON: {error}.") from error
-    if not isinstance(words, dict):
-        raise ConfigError("--config", "is not a JSON object.")
+    words = json_object(config, "--config")
     if backend is not None:
         words["backend"] = backend
     say = logging.getLogger(__name__).info

@@ -187,18 +187,16 @@ def as_options(names: Mapping[str, str]) -> Iterator[None]:
         raise ConfigError(names[error.field], error.problem, error.fix) from error
 
 
-def json_object(text: str | None) -> dict[str, Any]:
-    """What `--extra-body` holds."""
+def json_object(text: str | None, option: str, hint: str = "") -> dict[str, Any]:
+    """What an option holds that takes a JSON object."""
     if text is None:
         return {}
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise ConfigError(
-            "--extra-body", f"not JSON: {error}.", """Write '{"top_p": 0.9}'."""
-        ) from error
+        raise ConfigError(option, f"is not JSON: {error}.", hint) from error
     if not isinstance(value, dict):
-        raise ConfigError("--extra-body", "not a JSON object.", """Write '{"top_p": 0.9}'.""")
+        raise ConfigError(option, "is not a JSON object.", hint)
     return value
 
 

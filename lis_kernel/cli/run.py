@@ -65,7 +65,7 @@ def run(
             "name": model or ("openai/" if base_url else default_model(os.environ)),
             "base_url": base_url,
             "temperature": temperature,
-            "extra_body": o.json_object(extra_body),
+            "extra_body": o.json_object(extra_body, "--extra-body", """Write '{"top_p": 0.9}'."""),
             "prices": o.price(price),
         },
         "sandbox": {

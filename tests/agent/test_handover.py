@@ -411,7 +411,7 @@ async def test_a_jupyter_client_joins_through_the_door(tmp_path: Path) -> None:
     story = Story(
         tmp_path,
         reply(python("x = 20")),
-        reply(python("print('seen', x)")),
+        reply(python("bar = display(0, display_id='bar'); bar.update(x); print('seen', x)")),
         reply(submit("1")),
         listen=True,
     )
@@ -460,10 +460,11 @@ async def test_a_jupyter_client_joins_through_the_door(tmp_path: Path) -> None:
         client.shutdown()  # closes nothing
         await asyncio.sleep(0.2)
         await remote.ask(live, "resume")
-        others: list[str] = []
-        while "seen 21\n" not in others:
-            message = await client.get_iopub_msg(timeout=20)
-            others.append(message["content"].get("text", ""))
+        others: list[dict[str, Any]] = []
+        while not others or others[-1]["content"].get("text") != "seen 21\n":
+            others.append(await client.get_iopub_msg(timeout=20))
+        moved = next(one for one in others if one["msg_type"] == "update_display_data")["content"]
+        assert (moved["data"]["text/plain"], moved["transient"]["display_id"]) == ("21", "bar")
     finally:
         client.stop_channels()
     trajectory = await story.end()

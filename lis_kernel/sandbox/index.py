@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from lis_kernel.errors import SandboxUnavailable
@@ -117,25 +118,30 @@ def _files_host(url: str, environment: object) -> tuple[str, int] | None:
 
     `environment` only keys the cache.
     """
-    with tempfile.TemporaryDirectory(prefix="lis-index-") as empty:
+    with tempfile.TemporaryDirectory(prefix="lis-index-") as folder:
+        empty, report = Path(folder, "empty"), Path(folder, "report.json")
+        empty.mkdir()
         # the same address twice: an empty one would not override that of a configuration file
-        only = {"PIP_INDEX_URL": url, "PIP_EXTRA_INDEX_URL": url, "PIP_FIND_LINKS": empty}
+        only = {"PIP_INDEX_URL": url, "PIP_EXTRA_INDEX_URL": url, "PIP_FIND_LINKS": str(empty)}
         asked = ("install", "--dry-run", "--ignore-installed", "--no-deps", "--quiet")
         try:
-            report = json.loads(_pip(*asked, "--report", "-", "pip", environment=only))
-            return _host(report["install"][0]["download_info"]["url"])
-        except (SandboxUnavailable, ValueError, LookupError, TypeError):
+            _pip(*asked, "--report", str(report), "pip", environment=only)
+            found = json.loads(report.read_text("utf-8"))
+            return _host(found["install"][0]["download_info"]["url"])
+        except (SandboxUnavailable, OSError, ValueError, LookupError, TypeError):
             return None
 
 
 def _pip(*arguments: str, environment: Mapping[str, str] | None = None) -> str:
     command = [sys.executable, "-m", "pip", "--no-input", "--disable-pip-version-check"]
+    # in a notebook's kernel all that it prints would be coloured
+    plain = {k: v for k, v in os.environ.items() if k not in ("FORCE_COLOR", "CLICOLOR_FORCE")}
     try:
         done = subprocess.run(
             [*command, *arguments],
             capture_output=True,
             text=True,
-            env={**os.environ, **(environment or {})},
+            env={**plain, **(environment or {})},
             timeout=PIP_SECONDS,
             check=False,
         )

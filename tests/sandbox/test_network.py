@@ -384,6 +384,8 @@ def own_index(
             monkeypatch.delenv(name, raising=False)
         address = f"http://user:secret-word@127.0.0.1:{port}/simple"
         monkeypatch.setenv("PIP_INDEX_URL", address)
+        for name in ("FORCE_COLOR", "CLICOLOR_FORCE"):
+            monkeypatch.setenv(name, "1")  # as in a notebook's kernel
         yield port, kept
 
 

@@ -88,6 +88,8 @@ class Step:
             return "active"
         if any(call.failed for call in self.calls):
             return "bad"
+        if any(call.status == "running" for call in self.calls):
+            return "active"
         return "good" if self.calls else "warn" if self.notes else "plain"
 
 
@@ -212,12 +214,14 @@ def _spoken(one: Step) -> str:
     if one.kind in ("human", "message"):
         return "a person's cell" if one.kind == "human" else "words to the model"
     tools = ", ".join(_TOOLS.get(call.tool, call.tool) for call in one.calls)
-    how = "failed" if one.tone == "bad" else "ok"
+    how = {"bad": "failed", "active": "running"}.get(one.tone, "ok")
     return f"turn {one.number}: {f'{tools}, {how}' if tools else 'no action'}"
 
 
 _MARKS = re.compile(r"^[#>\s]+|\*\*|__|`")
 """Of Markdown, in a line that shows its text alone."""
+_EDIT = re.compile(r'str_replace_editor\(\s*"(\w+)",\s*path="([^"\\\n]+)"')
+"""Of an editor's call what tells it from others: its arguments stand on lines of their own."""
 _SAYS = re.compile(r"^The user says: (.+)$", re.MULTILINE)
 _FENCE = re.compile(r"^~{4,}$", re.MULTILINE)
 """The last one ends what was run: what follows is said by people, and not by what they ran."""
@@ -225,6 +229,8 @@ _FENCE = re.compile(r"^~{4,}$", re.MULTILINE)
 
 def _first_line(call: Call) -> str:
     source = call.source.removeprefix("%%bash\n")
+    if edit := _EDIT.match(source):
+        return f"{edit[1]} {edit[2]}"
     return next((line for line in source.split("\n") if line.strip()), "")
 
 

@@ -172,7 +172,8 @@ class Agents:
         if work is None:
             raise ConfigError("%agent", f"no run is live in the sandbox {name!r}.")
         if verb == "say":
-            soon(lambda: work.agent.say(text))
+            work.view.say(text)
+            print("The model is told before its next turn.")
             return None
         with self._ending:
             work.waited_for = True

@@ -101,7 +101,7 @@ class Manager:
         rows = [_row(shared) for shared in self._named.all]
         if not rows:
             text = "no sandboxes; a cell that begins with %%sandbox starts one"
-            return Shown(text, cards.page(cards.note(text)))
+            return Shown(text, cards.page(cards.note(text, "plain")))
         return Shown(_table([head, *rows]), cards.page(cards.table(rows, head)))
 
     def stop(self, args: Any) -> None:
@@ -192,7 +192,7 @@ class Manager:
         rows = [[plain_text(name)[:200], amount(size)] for name, size in sorted(found)]
         if not rows:
             text = f"no files in {path}"
-            return Shown(text, cards.page(cards.note(text)))
+            return Shown(text, cards.page(cards.note(text, "plain")))
         more = [["… and more", ""]] if len(found) == MOST_FILES else []
         head = [str(path), "size"]
         return Shown(_table([head, *rows, *more]), cards.page(cards.table([*rows, *more], head)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import queue
+import re
 import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -25,6 +26,8 @@ from lis_kernel.tools.terminal import plain_text
 from lis_kernel.types import CellResult
 
 __all__ = ["Screen"]
+
+_SCRIPT = re.compile(r"<script\b", re.IGNORECASE)
 
 T = TypeVar("T")
 
@@ -148,9 +151,10 @@ class Screen:
     def _display(self, content: dict[str, Any], *, update: bool) -> None:
         data, metadata = content["data"], content["metadata"]
         if not self._trust:
+            scripts = _SCRIPT.search(str(data.get("text/html", "")))
             data, dropped = clean_bundle(data)
             metadata = safe_metadata(metadata)
-            self._note(dropped)
+            self._note((*dropped, "scripts") if scripts else dropped)
         if not data:
             return
         name = content.get("transient", {}).get("display_id")

@@ -53,6 +53,8 @@ NO_BUTTONS = (
     "There are no buttons here, as the kernel is not heard while a cell runs: the notebook's own "
     "stop button ends the run, and the record is kept."
 )
+AS_IT_WAS = "As it was at {time}. If the run went on, the rest stands in its notebook."
+"""In the record behind widgets, which is seen where there are none: they have gone, or a copy."""
 NOTHING = {"text/plain": "", "text/html": ""}
 
 
@@ -280,7 +282,9 @@ class LiveView:
         first = now.begun and not self._kept[0]
         if first or (kept != self._kept and time.monotonic() - self._sent > RECORD_SECONDS):
             self._kept = kept if kept[0] else (-1, "")
-            self._show_record("update_display_data", html.live_page(now, self._files, safe_html))
+            hint = AS_IT_WAS.format(time=time.strftime("%H:%M:%S"))
+            page = html.live_page(now, self._files, safe_html, hint)
+            self._show_record("update_display_data", page)
 
     def _make_lines(self) -> LineView:
         from lis_kernel.cli.view import LineView
@@ -302,7 +306,8 @@ class LiveView:
     def _show_record(self, kind: str, page: str, plain: str = "") -> None:
         self._sent = time.monotonic()
         # the widgets' sheet hides what has this class, for as long as there are widgets
-        named = f'<div class="{self._display}">{page}</div>'
+        beside = "" if self._panel is None or self._closed else self._panel.beside
+        named = f'<div class="{self._display}">{beside}{page}</div>'
         data = {"text/plain": plain or "a run of lis_kernel", "text/html": named}
         self._show(kind, self._display, data if page else NOTHING)
 
@@ -327,7 +332,7 @@ class LiveView:
                 hides=self._display,
                 stop=lambda: self._asks.call("stop"),
                 pause=self._pause_or_hand_back,
-                say=self._say,
+                say=self.say,
                 run=self._asks.run_cell,
                 alive=self._answered,
             )
@@ -362,7 +367,8 @@ class LiveView:
         paused = self._record.paused or self._asks.state == "pausing"
         self._asks.call("resume" if paused else "pause")
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """Have the model told `text` before its next turn, and show that it will be."""
         with self._lock:
             self._record.pending.append(text)
             self._dirty.add("head")

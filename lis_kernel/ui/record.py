@@ -103,12 +103,12 @@ class Record:
 
     def shows(self, state: str) -> None:
         """The agent's own state, where it is known sooner than an event can tell."""
-        if (
-            not self.ended
-            and state in ("starting", "pausing")
-            and not (self.paused and state != "paused")
-        ):
+        if self.ended or self.paused:
+            return
+        if state in ("starting", "pausing"):
             self.run.state, self.run.tone = _STATES[state]
+        elif state == "running" and self.run.state == _STATES["pausing"][0]:
+            self._working()  # the pause was taken back
 
     def snapshot(self) -> Record:
         """As it is now; what is still changed of it is copied, steps that are over are shared."""

@@ -18,6 +18,10 @@ __all__ = ["MIME", "Panel"]
 
 MIME = "application/vnd.jupyter.widget-view+json"
 
+VIEW = "lis-view"
+"""Class of all that the widgets show, the record at the end as well."""
+GONE = "jupyter-widgets-disconnected"
+
 SHEET = """<style>
 .lis-live { border: 1px solid var(--jp-border-color2, rgba(128, 128, 128, 0.35));
   border-radius: 6px; max-width: 960px; margin: 2px 0; overflow: hidden;
@@ -45,6 +49,13 @@ SHEET = """<style>
 .lis-live .lis-code .widget-textarea { width: auto; height: auto; margin: 0; }
 .lis-live .lis-code textarea { font-family: var(--jp-code-font-family, monospace);
   font-size: 12px; line-height: 1.5; border-radius: 3px; min-height: 66px; }
+.lis-live.jupyter-widgets-disconnected .lis-row, .lis-live.jupyter-widgets-disconnected .lis-code {
+  display: none; }
+.lis-live.jupyter-widgets-disconnected::after { order: -1; padding: 8px 16px; font-size: 12px;
+  font-family: var(--jp-ui-font-family, system-ui, sans-serif); color: var(--jp-warn-color1, #c60);
+  border-bottom: 1px solid rgba(128, 128, 128, 0.22);
+  content: "The kernel is not heard any more, and this is how far it was seen."
+    " What was done stands in the run's notebook, see below."; }
 .lis-live .lis-code .widget-hbox { gap: 12px; align-items: center; flex-wrap: wrap;
   overflow: visible; margin: 0; }
 </style>"""
@@ -99,14 +110,21 @@ class Panel:
         self.cell = VBox([self._code, HBox([self._go, self.hint])])
         self.cell.add_class("lis-code").add_class("lis-empty")
         self._hides = (
-            f"<style>.{hides}, .jp-OutputArea-child:has(.{hides}) {{ display: none; }}</style>"
+            f"<style>.{hides}, .jp-OutputArea-child:has(.{hides}) {{ display: none; }}\n"
+            # a broken link in front of each part, once the kernel has gone
+            f".{VIEW}.{GONE}::before, .{VIEW} .{GONE}::before {{ display: none; }}</style>"
         )
+        self.beside = (
+            f"<style>.jp-OutputArea-child:has(.{hides}) + .jp-OutputArea-child:not(:has(.{VIEW}))"
+            ":has(> .jp-OutputArea-output:not([data-mime-type])) { display: none; }</style>"
+        )
+        """For the record: JupyterLab is not to say in the widgets' place that there are none."""
         sheet = HTML(SHEET + self._hides)
         sheet.layout.display = "none"
         self.root = VBox(
             [sheet, self.head, self.controls, self.cell, self.steps, self.files, self.foot]
         )
-        self.root.add_class("lis-live")
+        self.root.add_class("lis-live").add_class(VIEW)
         self._face: Face | None = None
         self.shows("")
         self._listen(stop, pause, say, run)

@@ -99,3 +99,19 @@ async def test_a_restart_of_the_users_kernel_leaves_no_orphan(lab: Jupyter) -> N
     assert left_within(0, lab.server.runtime)
     await notebook.restart()
     assert left_within(20, lab.server.runtime) == {}
+
+    # the page says so, and neither it nor a page that is opened later speaks of widgets
+    view = notebook.page.locator(".lis-live")
+    await expect(button(notebook, "Stop")).to_be_hidden()
+    told = "node => getComputedStyle(node, '::after').content"
+    assert "not heard any more" in await view.evaluate(told)
+    icons = """node => [node, ...node.querySelectorAll('.jupyter-widgets-disconnected')]
+        .filter(one => getComputedStyle(one, '::before').display !== 'none').length"""
+    assert await view.evaluate(icons) == 0
+    await notebook.picture("view-orphan", first=0)
+    await notebook.save()
+    await notebook.page.close()
+    notebook = await lab.open("orphan.ipynb")
+    await expect(notebook.cell(1)).to_contain_text("As it was at")
+    await expect(notebook.cell(1)).to_contain_text("widget")  # it is there,
+    await expect(notebook.cell(1).get_by_text("widget")).to_be_hidden()

@@ -132,7 +132,7 @@ def test_paused_worked_in_and_handed_back(notebook: Notebook, script: Script) ->
     cell = notebook.run("%%sandbox -i given -o took\ny = x + 1\ntook = given + y\nprint('in')")
     assert cell.stream() == "in\n" and notebook.value("took") == "42"
     assert "an agent is at work" in notebook.run("%sandbox stop default").error
-    assert notebook.run("%agent say Hurry up.").ok
+    assert "told before its next turn" in notebook.run("%agent say Hurry up.").stream()
     cell = notebook.run("%agent resume")
     assert cell.ok, cell.error
     assert "submitted" in str(cell.messages), "the record is this cell's to send"

@@ -102,6 +102,7 @@ def test_hostile_outputs_are_cleaned(notebook: Notebook) -> None:
     told = cell.stream("stderr")
     assert told.count("not shown: application/javascript (") == 1
     assert told.count("not shown: application/vnd.jupyter.widget-view+json (") == 1
+    assert told.count("not shown: scripts (") == 1, "a plot of scripts is an empty place else"
     trusted = notebook.run(HOSTILE.format(how="--trust"))
     assert "<script>alert(1)</script>" in str(trusted.displays)
     assert trusted.displays[0]["application/javascript"] == "alert(1)"

@@ -24,7 +24,8 @@ def error(notebook: Notebook, line: str) -> str:
 
 
 def test_ls_stop_and_restart(notebook: Notebook) -> None:
-    assert "no sandboxes" in text(notebook, "%sandbox")
+    (shown,) = notebook.run("%sandbox").displays
+    assert "no sandboxes" in shown["text/plain"] and "warn" not in shown["text/html"]
     notebook.run("%%sandbox\nx = 1")
     notebook.run("%%sandbox -n b<b> -b bubblewrap\n1")
     cell = notebook.run("%sandbox ls")

@@ -195,6 +195,15 @@ def test_a_card_is_bounded() -> None:
     read(cards.run(run))
 
 
+def test_a_steps_line_says_what_is_done() -> None:
+    edit = 'str_replace_editor(\n    "view",\n    path="/testbed/a b.py",\n)'
+    step = cards.Step(number=1, calls=[cards.Call("str_replace_editor", edit, status="running")])
+    assert "view /testbed/a b.py" in read(cards.step(step)).text
+    assert step.tone == "active", "no mark of success for what runs"
+    step.calls[0].status = "ok"
+    assert step.tone == "good"
+
+
 def test_files_are_previewed(tmp_path: Path) -> None:
     shown = cards.files(
         [

@@ -251,6 +251,19 @@ def test_the_widgets_show_and_ask(story: Any) -> None:
 # -- the record ------------------------------------------------------------------------------
 
 
+def test_a_pause_that_was_taken_back_is_no_pause(story: Any) -> None:
+    record = Record()
+    record.feed(story.events[0])
+    record.feed(events.TurnStarted(1))
+    record.shows("pausing")
+    assert record.run.state.startswith("pausing")
+    record.shows("running")
+    assert record.run.state == "running"
+    record.feed(events.Paused())
+    record.shows("running")
+    assert record.run.state.startswith("paused"), "the event is newer"
+
+
 def test_pauses_take_no_time_and_a_persons_cell_is_theirs(story: Any) -> None:
     now = [0.0]
     record = Record(Budget(turns=5, seconds=60), clock=lambda: now[0])

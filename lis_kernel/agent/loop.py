@@ -26,7 +26,7 @@ from lis_kernel.agent.listener import Listener
 from lis_kernel.agent.prompts import first_messages
 from lis_kernel.agent.shared import SharedSandbox
 from lis_kernel.agent.turn import Turns, cut_short, of_model
-from lis_kernel.agent.workspace import RunFolder, Taken, given_name, now_of_files, take_out
+from lis_kernel.agent.workspace import RunFolder, Taken, now_of_files, put_in, take_out
 from lis_kernel.errors import (
     ConfigError,
     ContextOverflow,
@@ -287,10 +287,11 @@ class Run:
             messages = self._open_notebook()
         for path in self.task.files:
             try:
-                inside = f"/testbed/input/{given_name(path)}"
-                await asyncio.to_thread(self.sandbox.put, path, inside)
+                put = await asyncio.to_thread(put_in, self.sandbox, path, self.folder.path)
             except OSError as error:
                 raise SandboxError(f"{path} could not be put into the sandbox: {error}") from error
+            if put is not None:
+                self.recorder.notebook["metadata"][KEY]["task"].setdefault("inputs", []).append(put)
         setup = code_cell("setup", self.kind.setup, ["lis-setup"], folded=True, kind="setup")
         self.recorder.begin(setup)
         try:

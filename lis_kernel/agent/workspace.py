@@ -11,14 +11,15 @@ import os
 import re
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lis_kernel.config import amount
 from lis_kernel.errors import ConfigError, SandboxError
 from lis_kernel.kernel.outputs import clean_text
 from lis_kernel.protocols import Sandbox
+from lis_kernel.trajectory import inputs
 
-__all__ = ["RunFolder", "Taken", "check_files", "given_name", "now_of_files", "take_out"]
+__all__ = ["RunFolder", "Taken", "check_files", "given_name", "now_of_files", "put_in", "take_out"]
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,23 @@ def _bytes_of(path: Path) -> int:
 def given_name(path: Path) -> str:
     """The name under which `path` appears in /testbed/input: a link's own, and never `..`."""
     return os.path.basename(os.path.abspath(path))
+
+
+def put_in(sandbox: Sandbox, path: Path, folder: Path) -> dict[str, Any] | None:
+    """Put a file or folder of the task's in; what the notebook in `folder` shall say of it.
+
+    None if it cannot be described: it was removed meanwhile, or its name is no Unicode. Blocks.
+
+    Raises:
+        SandboxError, OSError: it could not be put in.
+    """
+    name = given_name(path)
+    sandbox.put(path, f"/testbed/input/{name}")
+    try:
+        return inputs.record(name, path, folder).model_dump()
+    except (OSError, ValueError) as error:
+        log.warning("%a is not recorded as an input of the run: %s", str(path), error)
+        return None
 
 
 class RunFolder:

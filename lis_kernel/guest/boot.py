@@ -174,6 +174,10 @@ def run(boot):
         packages.stack(os.path.expanduser("~"), boot.get("no_system"))
     if boot.get("setup"):
         _set_up(shell)
+    if boot.get("held"):
+        from guest import held
+
+        held.hold(app.kernel, boot["held"])
     gc.enable()
     ready = boot["ready_fd"]
     os.write(ready, b"R")

@@ -20,6 +20,7 @@ import zmq
 
 from lis_kernel.errors import ConfigError, SandboxError
 from lis_kernel.kernel.bridge import bridge, interrupt
+from lis_kernel.kernel.reopened import first_kernel
 from lis_kernel.kernel.settings import make_sandbox, parse
 
 __all__ = ["serve"]
@@ -46,7 +47,7 @@ async def serve(connection_file: Path, words: Mapping[str, Any], say: Callable[[
     orphaned = asyncio.create_task(_orphaned(told))
     try:
         await sandbox.start()
-        kernel = await sandbox.launch_kernel()
+        kernel = await first_kernel(sandbox, os.environ, limits.disk_bytes, say)
         info = kernel.connection_info
         loop.add_signal_handler(signal.SIGINT, loop.run_in_executor, None, interrupt, info)
         with bridge(client, info):

@@ -11,8 +11,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import secrets
 import signal
+from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any, cast
 
@@ -24,6 +26,7 @@ from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 from lis_kernel._sync import on_own_loop
 from lis_kernel.errors import LisKernelError, SandboxError
 from lis_kernel.kernel.bridge import interrupt
+from lis_kernel.kernel.reopened import first_kernel, next_kernel
 from lis_kernel.kernel.settings import MAX_MESSAGE, make_sandbox, parse
 from lis_kernel.protocols import KernelProcess, Sandbox
 
@@ -68,7 +71,7 @@ class LisProvisioner(KernelProvisionerBase):
         """
         _bound_messages(self.parent)
         try:
-            process = await on_own_loop(self._launch())
+            process = await on_own_loop(self._launch(kwargs.get("env") or os.environ))
         except LisKernelError as error:
             self.log.error("no sandboxed kernel: %s", error)
             raise
@@ -78,10 +81,10 @@ class LisProvisioner(KernelProvisionerBase):
         self.connection_info = cast(KernelConnectionInfo, info)
         return self.connection_info
 
-    async def _launch(self) -> KernelProcess:
+    async def _launch(self, env: Mapping[str, str]) -> KernelProcess:
         """On the background loop, like everything of the sandbox: Jupyter's loops come and go."""
         try:
-            process = await self._kernel()
+            process = await self._kernel(env)
         except BaseException:
             await self._stop()
             raise
@@ -91,17 +94,17 @@ class LisProvisioner(KernelProvisionerBase):
         waiting.add_done_callback(lambda task: _settle(ended, task))
         return process
 
-    async def _kernel(self) -> KernelProcess:
+    async def _kernel(self, env: Mapping[str, str]) -> KernelProcess:
         if self._sandbox is not None:
             try:
-                return await self._sandbox.launch_kernel()
+                return await next_kernel(self._sandbox, env, self.log.warning)
             except (SandboxError, OSError) as error:
                 self.log.warning("the sandbox is lost, its files too; a new one starts: %s", error)
                 await self._stop()
         config, limits = parse(self._words, STANZA)
         self._sandbox = make_sandbox(config, limits, self._key, self.log.info)
         await self._sandbox.start()
-        return await self._sandbox.launch_kernel()
+        return await first_kernel(self._sandbox, env, limits.disk_bytes, self.log.warning)
 
     async def _stop(self) -> None:
         sandbox, self._sandbox = self._sandbox, None

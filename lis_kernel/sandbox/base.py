@@ -74,6 +74,8 @@ class ProcessSandbox:
         self.say = say
         self.progress = progress
         self.network = Network(config.network, say)
+        self.held: Mapping[str, str] = {}
+        """Cells that a kernel launched from now on does not run at first, see `Boot`."""
         self._created = time.time()
         self._state: StateDir | None = None
         self._process: KernelProcess | None = None
@@ -164,6 +166,7 @@ class ProcessSandbox:
             network=network,
             packages=True,
             no_system=self._no_system_packages(),
+            held=self.held,
         )
 
     def _no_system_packages(self) -> str | None:

@@ -168,7 +168,8 @@ class Boot:
     brings in the shell and the editor, for notebooks without a setup cell; `network` is what
     `Network.guest` says; `packages` asks for an environment that `pip install` can write, where
     `no_system` says why apt-get cannot be used and what to do instead, if that is so.
-    `rlimits`, `landlock` and `seccomp` are the walls that the guest puts up itself.
+    `rlimits`, `landlock` and `seccomp` are the walls that the guest puts up itself. `held` names
+    cells that it does not run the first time, see `guest/held.py`.
     """
 
     cwd: str
@@ -181,6 +182,7 @@ class Boot:
     rlimits: Mapping[str, int] = field(default_factory=dict)
     landlock: Mapping[str, Any] | None = None
     seccomp: Mapping[str, str] = field(default_factory=dict)
+    held: Mapping[str, str] = field(default_factory=dict)
 
 
 async def launch(

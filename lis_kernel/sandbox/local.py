@@ -50,7 +50,12 @@ class LocalSandbox(WalledSandbox):
             guest=str(GUEST),
             run_inside=str(root / "run"),
             boot=Boot(
-                str(root / "testbed"), self.caps, self.key, self.setup, rlimits=self._rlimits()
+                str(root / "testbed"),
+                self.caps,
+                self.key,
+                self.setup,
+                rlimits=self._rlimits(),
+                held=self.held,
             ),
             env=env,
         )

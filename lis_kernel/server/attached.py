@@ -21,12 +21,11 @@ from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 
 from lis_kernel.agent import remote
 from lis_kernel.errors import LisKernelError
-from lis_kernel.trajectory.notebook import KEY
+from lis_kernel.trajectory.opened import opened
 
 __all__ = ["AttachProvisioner", "wanted"]
 
 POLL_SECONDS = 0.2
-NOTEBOOK_BYTES = 4_000_000
 
 
 class AttachProvisioner(KernelProvisionerBase):
@@ -48,7 +47,8 @@ class AttachProvisioner(KernelProvisionerBase):
             ConfigError: there is no such live run, or several to choose from.
         """
         try:
-            live = await asyncio.to_thread(remote.find, wanted(kwargs.get("env") or os.environ))
+            env = kwargs.get("env") or os.environ
+            live = await asyncio.to_thread(lambda: remote.find(wanted(env)))
             answer = await remote.ask(live, "attach")
         except LisKernelError as error:
             self.log.error("no run to join: %s", error)
@@ -110,12 +110,6 @@ def wanted(env: Mapping[str, str]) -> str | None:
     """The run that the environment of a kernel asks for, or None if it names none."""
     if named := env.get("LIS_ATTACH"):
         return named
-    path = Path(env.get("JPY_SESSION_NAME", ""))  # the notebook's, where a server starts it
-    try:
-        if path.suffix != ".ipynb" or path.stat().st_size > NOTEBOOK_BYTES:
-            return None
-        ours = json.loads(path.read_text("utf-8"))["metadata"].get(KEY, {})
-        run = ours.get("attach")
-        return run if isinstance(run, str) else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
+    notebook = opened(env)
+    run = None if notebook is None else notebook.ours.get("attach")
+    return run if isinstance(run, str) else None

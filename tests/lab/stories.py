@@ -8,7 +8,7 @@ from typing import Any
 
 from story import bash, call, python, reply, submit
 
-__all__ = ["ENDLESS", "SALES", "SLOW", "TASK", "script"]
+__all__ = ["ENDLESS", "HUNG", "SALES", "SLOW", "TASK", "script"]
 
 TASK = "Which city sold the most? Plot the sales by month and hand over the picture."
 DATA = "city,month,sold\nOslo,1,30\nOslo,2,45\nBergen,1,80\nBergen,2,65\nOslo,3,52\nBergen,3,71\n"
@@ -46,6 +46,13 @@ SLOW = [
     SALES[-1],
 ]
 """Long enough for a person to step in."""
+HUNG = [
+    reply(bash("cat input/cities.csv")),
+    reply(bash("echo begun; sleep 3; echo done"), text="This takes too long."),
+    reply(python("print(open('/testbed/input/cities.csv').read().split(','))")),
+    reply(submit("Oslo")),
+]
+"""With a file of the person's, and with a cell that is stopped after a second."""
 ENDLESS = [reply(bash("echo begun; sleep 600"), text="This takes for ever.")]
 
 

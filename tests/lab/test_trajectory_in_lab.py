@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest_asyncio
 pytest.importorskip("playwright", reason="playwright is not installed")
 from lab_pages import Jupyter, Notebook
 from playwright.async_api import expect
-from stories import SALES
+from stories import HUNG, SALES, script
 
 import lis_kernel as lis
 from lis_kernel.trajectory.notebook import KEY
@@ -112,3 +113,28 @@ async def test_run_all_executes_it_again_in_a_fresh_sandbox(lab: Jupyter, run: P
     await notebook.finished(*code)
     assert await notebook.said_by_all() == before
     assert len([said for said in before if said]) > 5
+
+
+async def test_run_all_has_the_task_s_files_and_goes_on_behind_what_hung(lab: Jupyter) -> None:
+    root = lab.server.root
+    (root / "cities.csv").write_text("Oslo,Bergen")
+    model = script(root / "hung.json", HUNG)
+    words = ("--files", "cities.csv", "--cell-timeout", "1", "--model", model, "--json")
+    done = lab.server.run("lis", "run", "Which city is first?", *words)
+    assert done.returncode == 0, done.stderr
+    path = root / json.loads(done.stdout)["trajectory"]
+    notebook = await lab.open(str(path.relative_to(root)))
+    code = [n for n, kind in enumerate(kinds(path)) if kind in ("setup", "call")]
+    read, hung, split = code[1:4]
+    before = [await notebook.text(n) for n in (read, split)]
+    assert before == ["Oslo,Bergen", "['Oslo', 'Bergen']\n"]
+
+    for _ in range(2):
+        await notebook.command("notebook:clear-all-cell-outputs")
+        await notebook.command("notebook:run-all-cells")
+        await notebook.finished(*code)
+        assert [await notebook.text(n) for n in (read, split)] == before
+        assert (await notebook.text(hung)).startswith("Not run: when this was recorded, it ran out")
+        await notebook.picture("trajectory-not-run", first=read)
+        assert await notebook.run(hung) == "begun\ndone\n"
+        await notebook.restart()

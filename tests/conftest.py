@@ -44,6 +44,10 @@ def no_weights() -> str:
     return "" if WEIGHTS else f"the weights are missing: run `lis model pull {weights.DEFAULT}`"
 
 
+ENGINES = ("docker", "crun", "podman")
+MACHINE = ("attacks", "performance", "sandbox")
+"""Folders of tests that no others may run beside."""
+
 NEEDS: dict[str, Callable[[], str]] = {
     "bwrap": no_bwrap,
     "localmodel": no_weights,
@@ -52,6 +56,18 @@ NEEDS: dict[str, Callable[[], str]] = {
     "podman": engines.no_podman,
     "lab": engines.no_lab,
 }
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For `pytest -n 2 --dist loadgroup`: a file's tests are one worker's.
+
+    And so are all those that start engines or count what the whole machine has; they begin first.
+    """
+    for item in items:
+        alone = item.path.parent.name in MACHINE or any(map(item.get_closest_marker, ENGINES))
+        item.add_marker(pytest.mark.xdist_group("machine" if alone else item.path.name))
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group").args != ("machine",))
 
 
 def pytest_sessionfinish() -> None:

@@ -17,13 +17,13 @@ from typing import Any
 
 import nbformat
 import pytest
+from leftovers import processes_of
 from story import (
     CheckedModel,
     bash,
     call,
     cells,
     check_notebook,
-    processes_of,
     python,
     reply,
     shown,

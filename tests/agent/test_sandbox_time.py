@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
-from story import bash, cells, processes_of, reply, submit, tell
+from leftovers import processes_of
+from story import bash, cells, reply, submit, tell
 
 from lis_kernel.agent import events
 from lis_kernel.trajectory.notebook import KEY

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("playwright", reason="playwright is not installed")
 from lab_pages import DARK, LIGHT, Jupyter, photograph, use_theme
 from playwright.async_api import expect
-from stories import TASK
+from stories import ENDLESS, TASK, script
 
 pytestmark = [
     pytest.mark.lab,
@@ -49,6 +49,19 @@ async def test_a_tab_of_runs_that_opens_their_notebooks(lab: Jupyter, run: Path)
     assert len(lab.context.pages) == 1
     path = "window.jupyterapp.shell.currentWidget.context?.path"
     await page.wait_for_function(f"() => {path} === {str(run.relative_to(lab.server.root))!r}")
+
+
+async def test_attach_opens_its_notebook_beside_the_tab(lab: Jupyter) -> None:
+    model = script(lab.server.root / "joined.json", ENDLESS)
+    started = lab.server.ask("POST", "lis/api/runs", {"task": "Join me.", "model": model})
+    page = await lab.launcher()
+    await page.locator('.jp-LauncherCard[title*="agents on this server"]').click()
+    row = page.frame_locator(".lis-runs iframe").locator("tr.run", has_text="Join me.")
+    await row.get_by_role("button", name="Attach").click()
+    await expect(page.locator(".jp-NotebookPanel")).to_contain_text(started["id"])
+    assert len(lab.context.pages) == 1
+    lab.server.ask("POST", f"lis/api/runs/{started['id']}/stop", {})
+    await expect(row).to_contain_text("interrupted")
 
 
 async def test_the_page_alone(lab: Jupyter, run: Path) -> None:

@@ -147,7 +147,7 @@ async def test_from_nothing_to_a_run_in_ones_hands(
     await photograph(page, "runs-paused")
     await run.get_by_text("Say").click()
     await page.fill("#say [name=text]", "Mind the header.")
-    await page.click("#say .main")
+    await page.press("#say [name=text]", "Control+Enter")
     await expect(page.locator("#say")).to_be_hidden()
     async with context.expect_page() as opened:
         await run.get_by_text("Attach").click()

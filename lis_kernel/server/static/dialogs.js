@@ -11,6 +11,9 @@ export function prepare(name, send) {
   const refused = dialog.querySelector(".refused");
   const main = dialog.querySelector(".main");
   dialog.querySelector("[data-close]").addEventListener("click", () => dialog.close());
+  form.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
+  });
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     if (main.disabled) return;

@@ -27,8 +27,9 @@ const acts = {
     const answer = await act(run, "attach", button);
     if (!answer) return;
     if (answer.url) {
-      note(`${answer.notebook} is connected to the run. `, "", make("a", { href: answer.url, target: "_blank" }, "Open it"));
-      window.open(answer.url, "_blank");
+      const link = make("a", { href: answer.url, target: "_blank" }, "Open it");
+      note(`${answer.notebook} is connected to the run. `, "", link);
+      link.click(); // as a person would: JupyterLab opens links of its tab beside it
     } else note(`Join in a terminal: jupyter console --existing ${answer.connection_file}`);
   },
 };

@@ -300,7 +300,7 @@ def step(one: Step, clean: Clean | None = None, *, open: bool = False, bare: boo
     ink = MUTED if one.kind == "turn" else f"color:{colour('active')};font-weight:600"
     font = MONO if first is not None and not one.text.strip() else ""
     left = (
-        f'<span style="{ink};display:inline-block;min-width:24px">{name}</span> '
+        f'<span style="{ink};display:inline-block;min-width:34px">{name}</span> '
         f'<span title="{escape(line)}" style="{font}">{escape(line)}</span>'
     )
     right = ""

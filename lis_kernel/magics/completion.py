@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from IPython.core.completer import (
@@ -36,6 +36,10 @@ _CELL = re.compile(r"\s*%%(sandbox|agent)\b")
 SECONDS = 4.0
 """For the sandbox's kernel, which answers between cells only, at first after some imports."""
 MOST = 500
+KINDS = {"name": "sandbox", "input": "variable", "files": "path", "to": "path", "mount": "path"}
+"""What an option's values are called beside them; others as the option is."""
+TYPES = {"class", "function", "instance", "keyword", "module", "param", "path", "property"}
+"""Words of the sandbox's kernel that are passed on."""
 
 
 def matcher(shell: InteractiveShell, named: Named) -> Callable[[Any], SimpleMatcherResult]:
@@ -66,9 +70,22 @@ def _offset(context: CompletionContext) -> int:
     return sum(len(line) + 1 for line in lines) + context.cursor_position
 
 
-def _result(texts: Iterable[str], fragment: str, *, only: bool = False) -> SimpleMatcherResult:
-    """What may stand in the place of `fragment`; with `only`, and nothing else."""
-    completions = [SimpleCompletion(text=text) for text in list(texts)[:MOST]]
+def _result(
+    texts: Iterable[str],
+    fragment: str,
+    *,
+    only: bool = False,
+    kinds: str | Mapping[str, str] = "",
+) -> SimpleMatcherResult:
+    """What may stand in the place of `fragment`; with `only`, and nothing else.
+
+    `kinds` is what they are, all or each by its text, for the list that a front end shows.
+    """
+
+    def kind(text: str) -> str:
+        return kinds if isinstance(kinds, str) else kinds.get(text, "name")
+
+    completions = [SimpleCompletion(text=text, type=kind(text)) for text in list(texts)[:MOST]]
     result: SimpleMatcherResult = {"completions": completions, "suppress": only}
     if completions:
         result["matched_fragment"] = fragment
@@ -84,12 +101,15 @@ def _words(
     options = options_of(function) if magic != "%agent" else {"-n": "name", "--name": "name"}
     last = options.get(before[-1]) if before else None
     if last:
-        texts = _values(shell, named, last, word)
+        texts, kind = _values(shell, named, last, word), KINDS.get(last, last)
     elif word.startswith("-"):
-        texts = list(options)
+        texts, kind = list(options), "option"
     else:
-        texts = _free(named, magic, list(options), _positional(before, options), word)
-    return _result((text for text in texts if text.startswith(word)), word, only=True)
+        given = _positional(before, options)
+        texts = _free(named, magic, list(options), given, word)
+        kind = "keyword" if not given else "path" if given[0] == "put" else "sandbox"
+    fair = (text for text in texts if text.startswith(word))
+    return _result(fair, word, only=True, kinds=kind)
 
 
 def _positional(words: list[str], options: dict[str, str]) -> list[str]:
@@ -154,9 +174,11 @@ def _of_sandbox(named: Named, first: str, body: str, cursor: int) -> SimpleMatch
         reply = run_sync(request)
         start, end = int(reply["cursor_start"]), int(reply["cursor_end"])
         texts = [text for text in reply["matches"] if isinstance(text, str)]
+        said = reply.get("metadata", {}).get("_jupyter_types_experimental", [])
+        kinds = {one["text"]: one["type"] for one in said if one["type"] in TYPES}
     except Exception:  # whatever a hostile kernel answers, or none
         return _result([], "", only=True)
     if not 0 <= start <= cursor <= end <= len(body):
         return _result([], "", only=True)
     fair = (text for text in texts if text.isprintable() and len(text) < 200)
-    return _result(fair, body[start:cursor], only=True)
+    return _result(fair, body[start:cursor], only=True, kinds=kinds)

@@ -27,7 +27,11 @@ from lis_kernel.types import CellResult
 
 __all__ = ["Screen"]
 
-_SCRIPT = re.compile(r"<script\b", re.IGNORECASE)
+_ACTIVE = {
+    "scripts": re.compile(r"<script\b", re.IGNORECASE),
+    "frames": re.compile(r"<iframe\b", re.IGNORECASE),
+}
+"""In HTML, what plots and maps are made of by some libraries; without it their place is empty."""
 
 T = TypeVar("T")
 
@@ -151,10 +155,11 @@ class Screen:
     def _display(self, content: dict[str, Any], *, update: bool) -> None:
         data, metadata = content["data"], content["metadata"]
         if not self._trust:
-            scripts = _SCRIPT.search(str(data.get("text/html", "")))
+            html = str(data.get("text/html", ""))
+            active = [name for name, found in _ACTIVE.items() if found.search(html)]
             data, dropped = clean_bundle(data)
             metadata = safe_metadata(metadata)
-            self._note((*dropped, "scripts") if scripts else dropped)
+            self._note((*dropped, *active))
         if not data:
             return
         name = content.get("transient", {}).get("display_id")

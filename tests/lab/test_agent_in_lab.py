@@ -59,6 +59,9 @@ async def test_a_person_takes_over_and_hands_back(lab: Jupyter) -> None:
     await notebook.finished(1)
     await expect(notebook.cell(1)).to_contain_text("submitted")
     await notebook.picture("view-ended", first=0)
+    lefts = """node => [...node.querySelectorAll('summary span[title]')]
+        .map(one => Math.round(one.getBoundingClientRect().left))"""
+    assert len(set(await notebook.cell(1).evaluate(lefts))) == 1, "numbers, `you`, `told`"
     reason, answer, path = (await notebook.run(2)).split()
     assert (reason, answer) == ("submitted", "Bergen")
     record = lis.load(lab.server.root / path)

@@ -84,7 +84,7 @@ def test_rich_outputs(notebook: Notebook) -> None:
 HOSTILE = """%%sandbox {how}
 from IPython.display import HTML, Javascript, display
 display(Javascript('alert(1)'))
-display(HTML('<script>alert(1)</script><img src=x onerror=alert(1)>'
+display(HTML('<script>alert(1)</script><IFRAME srcdoc=x></IFRAME><img src=x onerror=alert(1)>'
              '<img src="https://evil.example/?d"><b>kept</b>'))
 display({{'application/vnd.jupyter.widget-view+json': {{'model_id': 'x'}}, 'text/plain': 'w'}},
         raw=True)
@@ -102,7 +102,8 @@ def test_hostile_outputs_are_cleaned(notebook: Notebook) -> None:
     told = cell.stream("stderr")
     assert told.count("not shown: application/javascript (") == 1
     assert told.count("not shown: application/vnd.jupyter.widget-view+json (") == 1
-    assert told.count("not shown: scripts (") == 1, "a plot of scripts is an empty place else"
+    # a plot of scripts is an empty place else
+    assert told.count("not shown: scripts (") == told.count("not shown: frames (") == 1
     trusted = notebook.run(HOSTILE.format(how="--trust"))
     assert "<script>alert(1)</script>" in str(trusted.displays)
     assert trusted.displays[0]["application/javascript"] == "alert(1)"

@@ -149,5 +149,6 @@ class Notebook:
         assert reply["cursor_end"] == cursor
         before = source[reply["cursor_start"] : cursor]
         matches = list(reply["matches"])
+        assert not whole or "<unknown>" not in str(reply["metadata"]), "JupyterLab shows it"
         assert not whole or all(match.startswith(before) for match in matches), (before, reply)
         return matches

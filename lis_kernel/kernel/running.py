@@ -20,6 +20,10 @@ LATE_SECONDS = 3.0
 """Of idle and reply, the second is given up after this long without any word of the cell."""
 EARLY_TURNS = 8
 """Of the event loop: what was sent before the reply has arrived by then, and is read."""
+SWAPPED_SECONDS = 0.02
+"""Idle is sent after the reply, but the two channels may swap them; not by more than this."""
+DOUBT_SECONDS = 0.5
+"""For an idle that came too early for that, another one is awaited so long."""
 
 Ended = Literal["done", "died", "timeout", "mute"]
 """`mute`: the kernel says that the cell is over, and its output channel says nothing."""
@@ -42,8 +46,11 @@ class RunningCell:
         self._interrupt = interrupt
         self._reply: Mapping[str, Any] | None = None
         self._idle = False
+        self._idle_at = 0.0
         self._early = False
         """Whether idle was heard before the reply: what was said between them may still come."""
+        self._doubted = False
+        """Whether that idle was none of the kernel's: a cell can say it itself."""
         self._begun = False
         self._stopping = False
         self._heard = time.monotonic()
@@ -74,9 +81,11 @@ class RunningCell:
         self._heard = time.monotonic()
         if kind == "status":
             if content.get("execution_state") == "idle":
-                self._idle = True
+                self._idle, self._idle_at = True, self._heard
+                self._doubted = self._doubted and self._reply is None
                 self._changed.set()
             return
+        self._doubted = self._doubted or (self._idle and self._reply is None)
         if not self._begun:  # with `execute_input`
             self._begun = True
             if self._stopping:
@@ -88,6 +97,8 @@ class RunningCell:
         self._heard = time.monotonic()
         if message["header"]["msg_type"] == "execute_reply":
             self._early = self._idle
+            if self._idle and self._heard - self._idle_at > SWAPPED_SECONDS:
+                self._doubted = True
             self._reply = message["content"] if isinstance(message["content"], dict) else {}
             self._changed.set()
 
@@ -120,7 +131,13 @@ class RunningCell:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(left):
                     await self._changed.wait()
-        if self._early:
+        if self._doubted:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DOUBT_SECONDS):
+                    while self._doubted and not self._dead:
+                        self._changed.clear()
+                        await self._changed.wait()
+        elif self._early:
             for _ in range(EARLY_TURNS):
                 await asyncio.sleep(0)
         return "done"

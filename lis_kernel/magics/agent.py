@@ -139,9 +139,10 @@ class Agents:
         paths = tuple(Path(path).expanduser().resolve() for path in args.files or ())
         shared = self._named.use(args.name, made if asked else None)
         if args.name in self._works or shared.busy is not None:
+            which = _option(args.name)
             raise SandboxBusy(
-                f"somebody is at work in the sandbox {args.name!r}: a paused agent goes on "
-                "with %agent resume and ends with %agent stop; or name another sandbox (-n)"
+                f"somebody is at work in the sandbox {args.name!r}: a paused agent goes on with "
+                f"%agent resume{which} and ends with %agent stop{which}; or name another sandbox"
             )
         return self._run(config, Task(prompt=cell.strip(), files=paths), shared, args.output)
 
@@ -193,9 +194,11 @@ class Agents:
                     with self._ending:
                         work.waited_for = work.future.done()
                     if not work.waited_for:
+                        which = _option(name)
                         print(
-                            f"Paused. %%sandbox -n {name} cells are yours and part of the run; "
-                            "`%agent resume` hands back to the model, `%agent stop` ends it."
+                            f"Paused. %%sandbox{which} cells are yours and part of the run; "
+                            f"`%agent resume{which}` hands back to the model, "
+                            f"`%agent stop{which}` ends it."
                         )
                         return None
             except KeyboardInterrupt:
@@ -240,6 +243,11 @@ def runs_folder() -> Path:
 
 def _given(**words: Any) -> dict[str, Any]:
     return {name: value for name, value in words.items() if value is not None}
+
+
+def _option(name: str) -> str:
+    """How a line says that it means the sandbox `name`."""
+    return "" if name == DEFAULT else f" -n {shlex.quote(name)}"
 
 
 def _parsed(line: str) -> tuple[str, str, str]:

@@ -43,7 +43,7 @@ WIDGET_SECONDS = 0.1
 HTML_SECONDS = 0.4
 """Between two drawings; the second for a view that is sent whole each time."""
 RECORD_SECONDS = 5.0
-"""Between two states of the record behind widgets."""
+"""Between two states of the record behind widgets; and without them, of one that only waits."""
 BYTES_PER_SECOND = 2_000_000
 """Of HTML that is sent again with each drawing: a step with large pictures is drawn less often."""
 TICK_SECONDS = 1.0
@@ -247,10 +247,11 @@ class LiveView:
         now = self._now()
         if "files" in dirty:
             self._files = self._previews.of(now.listing)
+        moves = now.begun and not now.paused and not now.ended
         if self._panel is not None and self.mode == "widgets":
             self._draw_panel(self._panel, now, dirty)
             self._keep(now)
-        elif dirty:
+        elif dirty or (moves and time.monotonic() - self._sent > RECORD_SECONDS):
             page = html.live_page(now, self._files, safe_html, NO_BUTTONS)
             self._weight = len(page)
             self._show_record("update_display_data", page)

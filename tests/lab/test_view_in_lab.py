@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -101,3 +102,13 @@ async def test_a_card_keeps_its_shape_in_a_notebook_that_is_not_trusted(lab: Jup
     assert facts["folds"] >= 5 and facts["pictures"] >= 2 and facts["grid"] and facts["framed"] > 3
     assert facts["badge"] == "rgb(56, 142, 60)", "the theme's own green"
     await notebook.picture("card-untrusted")
+
+
+async def test_a_folded_cell_ends_where_its_cell_does(lab: Jupyter, run: Path) -> None:
+    notebook = await lab.open(str(run.relative_to(lab.server.root)), kernel=False)
+    await notebook.page.set_viewport_size({"width": 520, "height": 900})
+    folded = notebook.page.locator(".jp-Placeholder-content", has_text="Set-up")
+    room = """node => node.closest('.jp-Placeholder').getBoundingClientRect().right
+        - node.getBoundingClientRect().right"""
+    await expect(folded).to_be_visible()
+    assert await folded.evaluate(room) >= 0

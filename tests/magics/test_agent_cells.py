@@ -150,14 +150,17 @@ def test_paused_worked_in_and_handed_back(notebook: Notebook, script: Script) ->
 
 def test_a_paused_run_can_be_stopped(notebook: Notebook, script: Script) -> None:
     model = script(reply(python("import time\nprint('slow', flush=True)\ntime.sleep(1)")))
-    cell = notebook.start(f"%%agent -m {model} -o t\nGo on.")
+    cell = notebook.start(f"%%agent -m {model} -o t -n 'my box'\nGo on.")
     notebook.until(lambda: "slow" in str(cell.messages))
     ask(notebook, "pause")
     notebook.finish(cell, 20)
-    assert "at work" in plain(notebook.run(f"%%agent -m {model}\nAnother.").error)
-    assert notebook.run("%agent stop").ok
+    advice = "%agent stop -n 'my box'"
+    assert advice in cell.stream()
+    error = plain(notebook.run(f"%%agent -m {model} -n 'my box'\nAnother.").error)
+    assert "at work" in error and advice in error
+    assert notebook.run(advice).ok
     assert notebook.value("str(t.stop_reason)") == "'interrupted'"
-    assert notebook.run("%%sandbox\n1").ok
+    assert notebook.run("%%sandbox -n 'my box'\n1").ok
 
 
 def test_a_cell_of_a_persons_waits_for_no_agent(notebook: Notebook, script: Script) -> None:

@@ -133,6 +133,17 @@ def test_it_draws_some_ten_times_a_second_at_most(story: Any) -> None:
     view.close()
 
 
+def test_its_clock_goes_on_while_nothing_else_does(
+    story: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lis_kernel.ui.live.RECORD_SECONDS", 0.5)
+    front = Front()
+    view = LiveView(publish=front)
+    view(story.events[0])
+    until(lambda: "2 s" in read(front.last["text/html"]).text)
+    view.close()
+
+
 def test_many_threads_and_broken_events_do_not_stop_it(story: Any) -> None:
     front = Front()
     view = LiveView(publish=front)

@@ -344,18 +344,23 @@ class KernelSession:
                 log.debug("the kernel is given up: %s", error)
                 process.kill()
                 return
-            if sum(part.count(b"[") + part.count(b"{") for part in frames) > MAX_BRACKETS:
-                log.debug("dropped a message that would take too much memory")
-                continue
-            try:
-                message = self._words.read(frames)
-            except Exception as error:
-                log.debug("dropped a message that cannot be read: %s", error)
-                continue
-            try:
-                dispatch(message)
-            except Exception as error:
-                log.debug("dropped a message that makes no sense: %s", error)
+            self._take(frames, dispatch)
+            del frames  # they may be large, and the next message may be long in coming
+
+    def _take(self, frames: list[bytes], dispatch: Callable[[dict[str, Any]], None]) -> None:
+        """Read one message; what cannot be read, or makes no sense, is dropped."""
+        if sum(part.count(b"[") + part.count(b"{") for part in frames) > MAX_BRACKETS:
+            log.debug("dropped a message that would take too much memory")
+            return
+        try:
+            message = self._words.read(frames)
+        except Exception as error:
+            log.debug("dropped a message that cannot be read: %s", error)
+            return
+        try:
+            dispatch(message)
+        except Exception as error:
+            log.debug("dropped a message that makes no sense: %s", error)
 
     def _on_iopub(self, message: dict[str, Any]) -> None:
         kind = message["header"]["msg_type"]

@@ -149,6 +149,7 @@ def run(boot):
         _set_up_network(**boot["network"])
 
     from guest import kernel, output, packages
+    from IPython.core import page
 
     for name, value in boot.get("caps", {}).items():
         setattr(output.Caps, name, value)
@@ -174,6 +175,8 @@ def run(boot):
         packages.stack(os.path.expanduser("~"), boot.get("no_system"))
     if boot.get("setup"):
         _set_up(shell)
+    else:  # nobody but a person's front end has a pager: what `name?` says is an output
+        shell.set_hook("show_in_pager", page.as_hook(page.display_page), 0)
     if boot.get("held"):
         from guest import held
 

@@ -17,7 +17,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from jupyter_client.connect import KernelConnectionInfo
+from jupyter_client.ioloop.manager import AsyncIOLoopKernelManager
+from jupyter_client.ioloop.restarter import AsyncIOLoopKernelRestarter
 from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
+from traitlets import Integer
 
 from lis_kernel.agent import remote
 from lis_kernel.errors import LisKernelError
@@ -26,6 +29,12 @@ from lis_kernel.trajectory.opened import opened
 __all__ = ["AttachProvisioner", "wanted"]
 
 POLL_SECONDS = 0.2
+
+
+class _NoRestart(AsyncIOLoopKernelRestarter):
+    """A run that has ended cannot be begun anew: the notebook is told at once that it is over."""
+
+    restart_limit = Integer(0)
 
 
 class AttachProvisioner(KernelProvisionerBase):
@@ -53,6 +62,8 @@ class AttachProvisioner(KernelProvisionerBase):
         except LisKernelError as error:
             self.log.error("no run to join: %s", error)
             raise
+        if isinstance(self.parent, AsyncIOLoopKernelManager):
+            self.parent.restarter_class = _NoRestart
         self._door, self._leaving = Path(answer["connection_file"]), False
         info = json.loads(self._door.read_text("utf-8"))
         info["key"] = info["key"].encode()

@@ -174,3 +174,8 @@ def gone(pid: int) -> None:
     while os.path.exists(f"/proc/{pid}"):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+async def test_what_a_pager_would_show_is_an_output(session) -> None:
+    result = await session.execute("len?")
+    assert result.status == "ok" and "number of items" in str(result.outputs)

@@ -111,8 +111,20 @@ def test_attach_gives_a_console_and_a_notebook(server: Server, script: Any) -> N
     again = server.ask(f"lis/api/runs/{name}/attach", {})
     assert again.json == answer.json
     assert "mine" in path.read_text(), "a notebook that people worked in stays as it is"
+    session = {
+        "path": answer.json["notebook"], "type": "notebook", "name": "",
+        "kernel": {"name": "lis-attach"},
+    }  # fmt: skip
+    joined = server.ask("api/sessions", session).json["kernel"]["id"]
+    before = len(server.log.read_text())
     server.ask(f"lis/api/runs/{name}/stop", {})
     server.becomes(name, "interrupted")
+    deadline = time.monotonic() + 30
+    while server.ask(f"api/kernels/{joined}").status != 404:  # it is dead, and no more listed
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    said = server.log.read_text()[before:]
+    assert "Traceback" not in said and "no live run" not in said, said
 
 
 def test_a_run_that_does_not_answer(server: Server, script: Any) -> None:

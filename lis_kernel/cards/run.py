@@ -236,7 +236,8 @@ def _first_line(call: Call) -> str:
 
 def _status(call: Call) -> str:
     if call.status == "running":
-        return f'<span style="color:{colour("active")}">running</span>'
+        since = f" {duration(call.seconds, whole=True)}" if call.seconds >= 1 else ""
+        return f'<span style="color:{colour("active")}">running{since}</span>'
     words = [duration(call.seconds)]
     if call.exit_code:
         words.insert(0, f"exit code {call.exit_code}")

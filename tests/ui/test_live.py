@@ -289,7 +289,7 @@ def test_pauses_take_no_time_and_a_persons_cell_is_theirs(story: Any) -> None:
     assert record.run.steps[-1].calls[0].outputs == [
         {"output_type": "stream", "name": "stdout", "text": "a\nb\n"}
     ]
-    now[0] = 17.4
+    now[0], record.streaming = 17.4, ""
     record.tick()
     assert "running 7 s" in read(html.live_page(record.snapshot(), [], None)).text
     record.feed(events.HumanFinished(CellResult(seconds=1.0)))

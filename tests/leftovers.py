@@ -27,7 +27,7 @@ def processes_of(place: Path | str) -> dict[int, str]:
             state = (entry / "stat").read_bytes().rpartition(b")")[2].split()[0]
             if state not in (b"Z", b"X") and marker in command + (entry / "mountinfo").read_bytes():
                 shown = command.replace(b"\0", b" ").decode("utf-8", "replace")
-                found[int(entry.name)] = shown[:200]
+                found[int(entry.name)] = shown
     return found
 
 

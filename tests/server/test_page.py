@@ -163,7 +163,7 @@ async def test_from_nothing_to_a_run_in_ones_hands(
     await run.get_by_text("Stop").click()
     await page.click("#stop .main")
     await expect(run.locator(".pill")).to_have_text("interrupted")
-    await expect(run.get_by_text("Open")).to_have_attribute(
+    await expect(run.get_by_role("link", name="Open", exact=True)).to_have_attribute(
         "href", re.compile(rf"{BASE}lab/tree/runs/.*/trajectory\.ipynb")
     )
     said.remove("Failed to load resource: the server responded with a status of 400 (Bad Request)")

@@ -16,7 +16,7 @@ run: setup
 
 test: setup-dev $(if $(CI),.venv/.lis-engines)
 	@if [ -n "$$CI" ]; then $(BIN)/lis model pull; fi
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2
 
 check: setup-dev
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import engines
 import pytest
@@ -46,7 +47,7 @@ def no_weights() -> str:
 
 ENGINES = ("docker", "crun", "podman")
 MACHINE = ("attacks", "performance", "sandbox")
-"""Folders of tests that no others may run beside."""
+"""Folders of tests that do not run beside each other."""
 
 NEEDS: dict[str, Callable[[], str]] = {
     "bwrap": no_bwrap,
@@ -58,16 +59,26 @@ NEEDS: dict[str, Callable[[], str]] = {
 }
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For `pytest -n 2 --dist loadgroup`: a file's tests are one worker's.
+def part_of(nodeid: str) -> str:
+    """Which tests one worker has to itself: those that start engines or count what the machine has,
+    those of JupyterLab, which share an environment, else a file's."""
+    path = nodeid.partition("::")[0]
+    folder = Path(path).parent.name
+    if folder in MACHINE or any(engine in nodeid for engine in ENGINES):
+        return "machine"
+    return folder if folder == "lab" else path
 
-    And so are all those that start engines or count what the whole machine has; they begin first.
-    """
-    for item in items:
-        alone = item.path.parent.name in MACHINE or any(map(item.get_closest_marker, ENGINES))
-        item.add_marker(pytest.mark.xdist_group("machine" if alone else item.path.name))
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group").args != ("machine",))
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """For `pytest -n 2`; not by `xdist_group`, which does nothing under pytest 9.2."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByPart(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return part_of(nodeid)
+
+    return ByPart(config, log)
 
 
 def pytest_sessionfinish() -> None:

@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,9 @@ ENGINES = ("docker", "crun", "podman")
 MACHINE = ("attacks", "performance", "sandbox")
 """Folders of tests that do not run beside each other."""
 
+MODULES = ("jupyter_console", "jupyter_server", "jupyterlab", "numpy", "playwright", "xllamacpp")
+"""Without them tests are skipped, but not where `CI=true`."""
+
 NEEDS: dict[str, Callable[[], str]] = {
     "bwrap": no_bwrap,
     "localmodel": no_weights,
@@ -57,6 +61,12 @@ NEEDS: dict[str, Callable[[], str]] = {
     "podman": engines.no_podman,
     "lab": engines.no_lab,
 }
+
+
+def pytest_configure() -> None:
+    missing = [name for name in MODULES if find_spec(name) is None]
+    if missing and os.environ.get("CI") == "true":
+        raise pytest.UsageError(f"CI must have what tests need: {', '.join(missing)}")
 
 
 def part_of(nodeid: str) -> str:

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SharedSandbox", "human_cell"]
 
-MESSAGES = 100_000
-"""Display messages of one cell: people's progress bars send many."""
+MESSAGES = 2_000
+"""Displays that one cell may show at a time: people show more than models."""
 PATIENCE_SECONDS = 5.0
 KEPT_BYTES = 100_000
 """Of the outputs of one of them: each later trajectory holds them all."""

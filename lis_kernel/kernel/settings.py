@@ -51,8 +51,8 @@ def make_sandbox(
 ) -> Sandbox:
     """A sandbox, not yet started, for a notebook of a person's: its kernels speak with `key`."""
     backend = registry.load(registry.SANDBOXES, config.backend, "backend")
-    # `Caps` of guest/output.py: a file beside the output only where the output is cut, and no
-    # bound on messages that a progress bar would hit
+    # `Caps` of guest/output.py: a file beside the output only where the output is cut, and how
+    # many displays a cell shows is its person's affair
     caps = {
         "spill_lines": limits.output_bytes,
         "spill_chars": limits.output_bytes // 2,

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from jupyter_client.manager import AsyncKernelManager
+from live_story import Story, pause_at
 from story import bash, cells, python, reply, submit
-from test_handover import Story, pause_at
 
 from lis_kernel.agent import events, remote
 from lis_kernel.errors import ConfigError

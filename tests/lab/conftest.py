@@ -16,9 +16,6 @@ from lab_server import Server
 from lab_venv import ROOT, installed
 from leftovers import left_within
 
-if os.environ.get("CI") == "true":
-    import playwright.async_api  # noqa: F401 - its absence fails CI; elsewhere the tests are skipped
-
 PICTURES = Path(os.environ.get("LIS_SCREENSHOTS") or ROOT / "build" / "screenshots")
 FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",

@@ -1,7 +1,7 @@
 """The proxy against clients that cheat: smuggling, rebinding, fronting, floods; over real sockets.
 
-Names resolve to what a test says, and whatever address was checked is dialled for real only when it
-is this machine's loopback: nothing here leaves it.
+Names resolve to what a test says, and every address that may be dialled leads to the origin's socket
+file: nothing here leaves the machine.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ class World:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "p.sock"
+        # not a port: a client elsewhere on the machine whose kernel has gone may try it again there
+        self.origin_path = folder / "o.sock"
         self.names: dict[str, list[list[str]]] = {}
         self.resolved: list[str] = []
         self.dialled: list[tuple[str, int]] = []
@@ -68,11 +70,10 @@ class World:
         self.dialled.append((host, port))
         if host != PUBLIC and not host.startswith("127."):
             raise ConnectionRefusedError(f"not dialled in a test: {host}")
-        return await asyncio.open_connection("127.0.0.1", self.port)
+        return await asyncio.open_unix_connection(self.origin_path)
 
     async def start(self, policy: str) -> Proxy:
-        self.server = await asyncio.start_server(self.origin, "127.0.0.1", 0)
-        self.port = self.server.sockets[0].getsockname()[1]
+        self.server = await asyncio.start_unix_server(self.origin, self.origin_path)
         self.proxy = Proxy(parse(policy), bounds=self.bounds, resolve=self.resolve, dial=self.dial)
         await self.proxy.start(self.path)
         return self.proxy

@@ -14,10 +14,12 @@ import secrets
 import threading
 import time
 from dataclasses import asdict
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lis_kernel.agent import events
+from lis_kernel.agent.recap import Entry, entry, recap
 from lis_kernel.agent.remote import LINE_BYTES, LiveRun, folder_of_runs
 from lis_kernel.errors import LisKernelError
 from lis_kernel.sandbox.state import private_folder
@@ -81,6 +83,10 @@ class Listener:
         self._followers: set[_Follower] = set()
         self._connected: set[asyncio.Task[None]] = set()
         self._calling = False
+        self._cell: dict[str, Any] | None = None
+        """The running one, once it is told of."""
+        self._streamed: dict[str, list[str]] = {}
+        """By channel: of the reply that is being made."""
         self._door: Door | None = None
 
     async def start(self) -> None:
@@ -115,6 +121,7 @@ class Listener:
         if threading.get_ident() != self._thread:
             self._loop.call_soon_threadsafe(self.publish, event)
             return
+        self._note(event)
         if self._door is not None:
             self._show(self._door, event)
         if self._followers:
@@ -180,7 +187,7 @@ class Listener:
             self._followers.discard(follower)
 
     async def _answer(self, words: dict[str, Any]) -> dict[str, Any]:
-        agent, run = self._agent, self._run
+        agent = self._agent
         match words.get("do"):
             case "pause":
                 agent.pause()
@@ -192,10 +199,16 @@ class Listener:
                 agent.say(str(words["text"]))
             case "attach":
                 return {"connection_file": str(await self._attach())}
-            case "status" | "events":
+            case "events":
+                return {**self._status(), "recap": [dict(entry) for entry in self._recap()]}
+            case "status":
                 pass
             case other:
                 return {"error": f"unknown request {other!r}"}
+        return self._status()
+
+    def _status(self) -> dict[str, Any]:
+        agent, run = self._agent, self._run
         return {
             "state": agent.state,
             "turns": run.meter.turns,
@@ -207,6 +220,29 @@ class Listener:
             "path": str(run.folder.notebook.resolve()),
             "files": [list(file) for file in run.listed],
         }
+
+    def _note(self, event: events.Event) -> None:
+        """Remember what is not in the notebook yet, for who comes now."""
+        match event:
+            case events.TextStreamed(channel, text):
+                self._streamed.setdefault(channel, []).append(text)
+            case events.TurnStarted() | events.ReplyFinished():
+                self._streamed.clear()
+            case events.CallStarted() | events.HumanStarted():
+                self._cell = self._run.recorder.running
+            case events.CallFinished() | events.HumanFinished():
+                self._cell = None
+
+    def _recap(self) -> list[Entry]:
+        """What followers were told so far; what they are yet to hear is left out."""
+        recorder, session = self._run.recorder, self._run.session
+        begun = self._cell or recorder.running
+        over = takewhile(lambda cell: cell is not begun, recorder.notebook["cells"])
+        told = recap(list(over), self._cell, session.partial if self._cell else ())
+        for channel, kind in (("reasoning", "thought"), ("text", "said")):
+            if pieces := self._streamed.get(channel):
+                told.append(entry(kind, "".join(pieces)))
+        return told
 
     async def _attach(self) -> Path:
         from lis_kernel.kernel.door import Door

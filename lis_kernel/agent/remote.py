@@ -4,7 +4,7 @@ Behind `lis runs`, `lis attach` and the server's pages; the run's own side is `a
 run that listens has a record and a socket in a private folder beside the runtime folder; whoever
 may enter it may do all that the run's owner may. A request is a JSON object in a line, `{"do":
 "pause"}`; so is the answer, which has `error` if it was refused. After `events` a line follows for
-each event, until the run ends.
+each event, until the run ends; its answer tells shortly what happened before.
 """
 
 from __future__ import annotations
@@ -140,6 +140,8 @@ async def ask(live: LiveRun, do: str, **words: Any) -> dict[str, Any]:
 
 async def follow(live: LiveRun) -> AsyncIterator[dict[str, Any]]:
     """What happens in a live run from now on, as `events.to_json`, until it ends.
+
+    The first is its `status`, with a `recap` of what happened before: dumps of `recap.Entry`.
 
     Raises:
         ConfigError: the run has ended before it could be followed.

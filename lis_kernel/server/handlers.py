@@ -200,8 +200,8 @@ class ActionHandler(Handler):
 class EventsHandler(Handler):
     """GET: what happens in a run from now on, as server-sent events, until it ends.
 
-    Each event's data is JSON with its name under `event`; the first is `status`, the last `end`
-    with the run's row.
+    Each event's data is JSON with its name under `event`. The first is `status`, whose `recap` is
+    what happened before, see `agent/recap.py`; the last is `end`, with the run's row.
     """
 
     @web.authenticated

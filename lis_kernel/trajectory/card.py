@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 import stat
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -20,7 +21,16 @@ from lis_kernel.trajectory.notebook import KEY, source_of
 if TYPE_CHECKING:
     from lis_kernel.trajectory.trajectory import Call, Trajectory, Turn
 
-__all__ = ["address", "card_of", "cell_of", "output_files", "shown_path", "step_of", "tone_of"]
+__all__ = [
+    "address",
+    "card_of",
+    "cell_of",
+    "output_files",
+    "said_of",
+    "shown_path",
+    "step_of",
+    "tone_of",
+]
 
 _TONES = {"submitted": "good", "interrupted": "plain"}
 _HEAD = re.compile(r"(?:### Turn \d+\n\n\*[^\n]*\*|\*\*Turn \d+\*\*[^\n]*)(?:\n\n|$)")
@@ -104,7 +114,7 @@ def _steps(cells: list[dict[str, Any]]) -> list[cards.Step]:
             steps.append(
                 cards.Step(
                     number=ours["turn"],
-                    text=_said(source_of(cell)),
+                    text=said_of(cell),
                     reasoning=str(reply.get("reasoning", "")),
                     seconds=float(reply.get("seconds", 0.0)),
                     tokens=usage.get("input_tokens", 0) + usage.get("output_tokens", 0),
@@ -123,8 +133,9 @@ def _steps(cells: list[dict[str, Any]]) -> list[cards.Step]:
     return steps
 
 
-def _said(source: str) -> str:
+def said_of(cell: Mapping[str, Any]) -> str:
     """What the model said, of a turn's cell: its head is ours."""
+    source = source_of(cell)
     found = _HEAD.match(source)
     return source if found is None else source[found.end() :]
 

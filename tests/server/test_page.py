@@ -138,12 +138,20 @@ async def test_from_nothing_to_a_run_in_ones_hands(
     await expect(page.locator("#start")).to_be_hidden()
     await expect(run.locator(".turns")).to_have_text(re.compile(r"\d+/50"))
 
-    await run.locator(".toggle").click()
-    await expect(run.locator(".log .output").first).to_contain_text("row 1")
+    await expect(run.locator(".turns")).to_have_text(re.compile(r"[3-9]/50"))
+    await run.locator(".toggle").click()  # the log tells what happened before it was opened
+    await expect(run.locator(".log > div").first).to_have_text("I count.")
+    await expect(run.locator(".log .code").first).to_contain_text("sort orders.csv")
+    await expect(run.locator(".log .output", has_text="row 1").first).to_be_visible()
     await expect(run.locator(".log .done").first).to_contain_text("ok")
     await run.get_by_text("Pause").click()
     await expect(run.locator(".pill")).to_have_text("paused")
     await expect(run.locator(".log")).to_contain_text("paused: the sandbox is yours")
+    for _ in range(2):  # closed and opened again
+        await run.locator(".toggle").click()
+    await expect(run.locator(".log > div").first).to_have_text("I count.")
+    await expect(run.locator(".log > div").last).to_have_text("paused: the sandbox is yours")
+    await expect(run.locator(".log .code", has_text="sort orders.csv")).to_have_count(1)
     await photograph(page, "runs-paused")
     await run.get_by_text("Say").click()
     await page.fill("#say [name=text]", "Mind the header.")

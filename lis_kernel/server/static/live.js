@@ -1,4 +1,4 @@
-// What happens in one live run, as it happens: a short record fed by server-sent events.
+// What happened and happens in one live run: a short record fed by server-sent events.
 
 import { api, ofRun } from "./server.js";
 import { make, plain } from "./words.js";
@@ -7,6 +7,8 @@ const ENTRIES = 300;
 const LETTERS = 4000;
 const OUTPUTS = 200;
 const AT_ONCE = 3; // a browser opens six connections to a server, and the page needs some itself
+const PAUSED = "paused: the sandbox is yours";
+const BEFORE = { thought: "thought", said: "said", done: "done", failed: "done bad", note: "hint" };
 const followed = [];
 
 export class Live {
@@ -30,6 +32,7 @@ export class Live {
 
   hear(event) {
     switch (event.event) {
+      case "status": return this.tell(event);
       case "text_streamed": return this.grow(event.channel === "text" ? "said" : "thought", event.text);
       case "call_started": return this.begin("code", event.source);
       case "human_started": return this.begin("code human", event.source);
@@ -38,11 +41,25 @@ export class Live {
       case "human_finished": return this.finished(event.result);
       case "note": return this.add("hint", plain(event.text));
       case "said": return this.add("hint", `told: ${plain(event.text)}`);
-      case "paused": return this.add("hint", "paused: the sandbox is yours");
+      case "paused": return this.add("hint", PAUSED);
       case "resumed": return this.add("hint", "the model goes on");
       case "run_ended": return this.add("hint", `ended: ${event.stop_reason.replaceAll("_", " ")}`);
       case "end": return this.close();
     }
+  }
+
+  // what happened before; of a cell that still runs the last entry is its code or its output
+  tell({ recap, state }) {
+    this.forget();
+    if (recap.length) this.element.replaceChildren(); // a browser that lost the server asks again
+    for (const { kind, text } of recap) {
+      if (kind in BEFORE) this.add(BEFORE[kind], plain(text));
+      else if (kind === "output") {
+        this.outputs = [{ text }];
+        this.printed = this.add("output", plain(text));
+      } else this.begin(kind === "human" ? "code human" : "code", text);
+    }
+    if (state === "paused") this.add("hint", PAUSED);
   }
 
   begin(style, source) {

@@ -1,7 +1,7 @@
 """The proxy against clients that cheat: smuggling, rebinding, fronting, floods; over real sockets.
 
-Names resolve to what a test says, and every address that may be dialled leads to the origin's socket
-file: nothing here leaves the machine.
+Names resolve to what a test says, and every address that may be dialled leads to the origin's
+socket file: nothing here leaves the machine.
 """
 
 from __future__ import annotations

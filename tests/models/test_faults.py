@@ -185,7 +185,7 @@ async def test_endless_answer_is_given_up_at_once(open_model: Open) -> None:
 
 async def test_silent_server_is_given_up(open_model: Open) -> None:
     with WireServer([Say("It hangs.", fault="hang")] * 2) as server:
-        async with open_model(server, timeout=0.2, retries=1) as model:
+        async with open_model(server, timeout=1, retries=1) as model:
             with pytest.raises(ModelUnavailable, match=r"[Tt]ime"):
                 await model.generate(HELLO, [])
     assert len(server.requests) == 2

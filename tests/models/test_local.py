@@ -11,7 +11,7 @@ import sys
 import textwrap
 import time
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -49,6 +49,16 @@ async def model(data: None) -> AsyncIterator[LocalModel]:
 def pid_of(model: LocalModel) -> int:
     assert model._server is not None and model._server._process is not None
     return model._server._process.pid
+
+
+def longest_gap(over: Callable[[], bool]) -> float:
+    """Seconds for which this thread was held up most, sleeping in steps of 10 ms."""
+    gap = 0.0
+    while not over():
+        before = time.monotonic()
+        time.sleep(0.01)
+        gap = max(gap, time.monotonic() - before)
+    return gap
 
 
 def cpu_seconds(pid: int) -> float:
@@ -144,13 +154,14 @@ async def test_loading_leaves_the_loop_free(data: None, monkeypatch: pytest.Monk
     # A larger window than the other tests' needs a server of its own.
     model = LocalModel(ModelConfig(name=NAME, context_window=16_640))
     loading = asyncio.create_task(model.prepare())
-    longest = 0.0
+    aside = asyncio.create_task(asyncio.to_thread(longest_gap, loading.done))
+    gap = 0.0
     while not loading.done():
         before = time.monotonic()
         await asyncio.sleep(0.01)
-        longest = max(longest, time.monotonic() - before)
+        gap = max(gap, time.monotonic() - before)
     await loading
-    assert longest < 0.5
+    assert gap < 0.5 + await aside  # a busy machine holds up both
     pid = pid_of(model)
     await model.aclose()
     assert not Path(f"/proc/{pid}").exists()

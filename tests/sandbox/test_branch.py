@@ -114,8 +114,9 @@ async def test_what_was_written_is_given_back(opened) -> None:
     await session.execute("open('a', 'wb').write(bytes(50 << 20))")
     assert int(used.read_text()) > 50 << 20
     await session.sandbox.reset()
-    await asyncio.sleep(0.2)
-    assert int(used.read_text()) < 30 << 20
+    async with asyncio.timeout(10):  # the kernel counts behind
+        while int(used.read_text()) > 30 << 20:
+            await asyncio.sleep(0.02)
 
 
 @zygote

@@ -190,7 +190,7 @@ def test_without_a_daemon_the_rest_is_removed_at_once(runtime) -> None:
     begun = time.monotonic()
     reap(folder)
     assert not folder.exists()
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 8
 
 
 @pytest.mark.docker

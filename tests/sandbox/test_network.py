@@ -280,7 +280,7 @@ async def test_the_way_out_survives_a_restart_and_a_busy_kernel(
         busy = (
             f"job = subprocess.Popen([sys.executable, '-c', FETCH, "
             f"'http://127.0.0.1:{port}/hello.txt'], stdout=-1)\n"
-            "sum(range(30_000_000))\nprint(job.communicate(timeout=1)[0])"
+            "sum(range(30_000_000))\nprint(job.communicate(timeout=20)[0])"
         )
         assert await made.ask(busy) == "b'200 hello from the host\\n'"
 

@@ -129,10 +129,11 @@ class Sandbox(Protocol):
         """Copy a host file or folder to the absolute path `target` of the box."""
         ...
 
-    def read(self, path: str, limit: int) -> bytes | None:
+    def read(self, path: str, limit: int, since: int = 0) -> bytes | None:
         """At most `limit` bytes of a regular file of the box, or None if there is none.
 
-        Never follows a symlink, never opens a device or fifo.
+        None also if it did not change `since` then, in nanoseconds since the epoch. Never follows
+        a symlink, never opens a device or fifo.
         """
         ...
 

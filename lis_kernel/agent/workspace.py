@@ -19,7 +19,16 @@ from lis_kernel.kernel.outputs import clean_text
 from lis_kernel.protocols import Sandbox
 from lis_kernel.trajectory import inputs
 
-__all__ = ["RunFolder", "Taken", "check_files", "given_name", "now_of_files", "put_in", "take_out"]
+__all__ = [
+    "RunFolder",
+    "Taken",
+    "bytes_of",
+    "check_files",
+    "given_name",
+    "now_of_files",
+    "put_in",
+    "take_out",
+]
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +64,7 @@ def check_files(paths: tuple[Path, ...], room: int) -> None:
                 "They would be one file in /testbed/input: rename one, or give their folder.",
             )
         seen[name] = path
-    if (needed := sum(map(_bytes_of, paths))) > room:
+    if (needed := sum(map(bytes_of, paths))) > room:
         raise ConfigError(
             "--files",
             f"they take {amount(needed)}, and the sandbox's disk has {amount(room)}.",
@@ -63,7 +72,8 @@ def check_files(paths: tuple[Path, ...], room: int) -> None:
         )
 
 
-def _bytes_of(path: Path) -> int:
+def bytes_of(path: Path) -> int:
+    """What a file or folder takes."""
     files = path.rglob("*") if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files if file.is_file())
 
@@ -131,12 +141,12 @@ def now_of_files() -> int:
 def take_out(sandbox: Sandbox, target: Path, limit: int, since: int = 0) -> Taken:
     """The answer, and what lies in /testbed/output, at most `limit` bytes; blocks while it copies.
 
-    Files that did not change `since` then, in `now_of_files`, are another run's.
+    Files, and an answer, that did not change `since` then, in `now_of_files`, are another run's.
 
     Never raises for what the sandbox left.
     """
     try:
-        found = (sandbox.read(path, ANSWER_BYTES) for path in ANSWER_FILES)
+        found = (sandbox.read(path, ANSWER_BYTES, since) for path in ANSWER_FILES)
         data = next((data for data in found if data and data.strip()), None)
     except (SandboxError, OSError) as error:
         return Taken(None, [], [], f"the sandbox was gone before the answer was read: {error}")

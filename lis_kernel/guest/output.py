@@ -30,6 +30,7 @@ class Caps:
     spill_lines = 80  # a stream longer than this, or than spill_chars, gets a file
     spill_chars = 20_000
     messages = 500  # display messages of one cell
+    one_cell = 1  # 0: what a task prints is the cell's that made it, else the running one's
     execution_count = 0  # of the cell that runs now; the only value here that changes
 
 
@@ -136,7 +137,8 @@ class CappedStream(OutStream):
             raise TypeError(f"write() argument must be str, not {type(string)}")
         if self._forked or self.pub_thread is None:
             return super().write(string)  # a forked child: its parent's bookkeeping is not its own
-        self._gather(string, self.parent_header)
+        one = self._parent_header_global if Caps.one_cell else self.parent_header
+        self._gather(string, one)
         return len(string)
 
     def _gather(self, string, parent):

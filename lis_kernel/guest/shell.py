@@ -1,10 +1,12 @@
+# ruff: noqa: I001, UP029
 def _make_bash():
     """One persistent bash behind `%%bash`: cd, export, functions and background jobs survive.
 
     A command runs by `eval` in that bash with stdin closed; its exit status and the shell's state
     come back on a descriptor of their own, so nothing is read out of the text. A non-zero exit
     raises CommandFailed. Where bash itself ends (`exit`, `set -e`, a command that had to be
-    stopped), the next one takes over its directory, environment, functions and aliases.
+    stopped), the next one takes over its directory, environment, functions and aliases. Builtins
+    are bound inside as well: no later cell (`len = 3`) can break it.
     """
     import codecs
     import os
@@ -15,6 +17,10 @@ def _make_bash():
     import sys
     import threading
     import time
+    from builtins import (
+        BlockingIOError, Exception, IndexError, KeyboardInterrupt, OSError, ValueError, dict,
+        getattr, int, len, open, set, str, super,
+    )  # fmt: skip
     from collections import deque
 
     END = b"\0END\0"
@@ -24,7 +30,7 @@ def _make_bash():
 __lis_done() {
   local s=$?
   { builtin printf '%d\0' "$s"; builtin pwd; builtin export -p; builtin declare -f
-    builtin alias -p; builtin printf '%s\0END\0' "$1"; } >&8
+    builtin alias -p; builtin printf '%s\0END\0' "${1-}"; } >&8
   return $s
 }
 trap '{ __lis_done last; } 2>/dev/null' EXIT

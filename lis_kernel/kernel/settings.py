@@ -52,11 +52,12 @@ def make_sandbox(
     """A sandbox, not yet started, for a notebook of a person's: its kernels speak with `key`."""
     backend = registry.load(registry.SANDBOXES, config.backend, "backend")
     # `Caps` of guest/output.py: a file beside the output only where the output is cut, and how
-    # many displays a cell shows is its person's affair
+    # many displays a cell shows is its person's affair; a page shows outputs of earlier cells too
     caps = {
         "spill_lines": limits.output_bytes,
         "spill_chars": limits.output_bytes // 2,
         "messages": 1_000_000,
+        "one_cell": 0,
     }
     sandbox: Sandbox = backend(config, limits, caps=caps, say=say, key=key, setup=True)
     return sandbox

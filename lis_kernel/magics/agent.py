@@ -7,8 +7,10 @@ then part of it, and `%agent resume` (or the view's button) hands back to the mo
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import threading
+from collections.abc import Container
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,10 @@ from lis_kernel.ui import LiveView
 __all__ = ["VERBS", "Agents", "agent_line", "agent_magic", "runs_folder"]
 
 VERBS = ("resume", "stop", "say")
+_NAME = r"(?:-n|--name)(?:[ \t]+|=)(\"[^\"]*\"|'[^']*'|\S+)"
+_BEFORE = re.compile(rf"{_NAME}[ \t]+(.+)", re.DOTALL)
+_BEHIND = re.compile(rf"[ \t]{_NAME}$")
+_ONLY = re.compile(rf"[ \t]*(?:{_NAME}[ \t]*)?")
 FIELDS = {
     "model.name": "-m",
     "budget.turns": "--max-turns",
@@ -73,7 +79,9 @@ def agent_line(line: str) -> None:
 
     resume [-n NAME]       hand back to the model; the cell waits as %%agent does
     stop [-n NAME]         end the run
-    say TEXT [-n NAME]     a word to the model, which it is told at its next turn
+    say [-n NAME] TEXT     a word to the model, which it is told at its next turn
+
+    IPython takes a line that ends in ? for a question of its own: put quotes around such a TEXT.
     """
 
 
@@ -136,7 +144,7 @@ class Agents:
             "protocol": args.protocol,
         }
         config = checked(RunConfig, words, lambda name: FIELDS.get(name, name))
-        paths = tuple(Path(path).expanduser().resolve() for path in args.files or ())
+        paths = tuple(Path(path).expanduser().absolute() for path in args.files or ())
         shared = self._named.use(args.name, made if asked else None)
         if args.name in self._works or shared.busy is not None:
             which = _option(args.name)
@@ -168,10 +176,15 @@ class Agents:
         Raises:
             ConfigError: the line is wrong, or there is no such run.
         """
-        verb, name, text = _parsed(line)
+        verb, name, text = _parsed(line, self._works)
         work = self._works.get(name)
         if work is None:
-            raise ConfigError("%agent", f"no run is live in the sandbox {name!r}.")
+            others = ", ".join(map(repr, self._works))
+            raise ConfigError(
+                "%agent",
+                f"no run is live in the sandbox {name!r}.",
+                f"Name one that has a run, with -n: {others}." if others else "%%agent begins one.",
+            )
         if verb == "say":
             work.view.say(text)
             print("The model is told before its next turn.")
@@ -250,21 +263,29 @@ def _option(name: str) -> str:
     return "" if name == DEFAULT else f" -n {shlex.quote(name)}"
 
 
-def _parsed(line: str) -> tuple[str, str, str]:
-    """An `%agent` line's verb, sandbox and text."""
-    try:
-        words = shlex.split(line)
-    except ValueError as error:
-        raise ConfigError("%agent", f"{error}.") from error
-    name = DEFAULT
-    for option in ("-n", "--name"):
-        if option in words[:-1]:
-            at = words.index(option)
-            name = words[at + 1]
-            del words[at : at + 2]
-    verb, text = (words[0] if words else ""), " ".join(words[1:])
+def _parsed(line: str, live: Container[str]) -> tuple[str, str, str]:
+    """An `%agent` line's verb, sandbox and text; what is said to a model is no shell's line."""
+    verb, _, rest = line.strip().partition(" ")
+    name, text = DEFAULT, ""
+    if verb == "say":
+        text = rest.strip()
+        if (found := _BEFORE.match(text)) is not None:
+            name, text = _bare(found[1]), found[2]
+        elif (found := _BEHIND.search(text)) is not None and _bare(found[1]) in live:
+            name, text = _bare(found[1]), text[: found.start()]
+        text = _bare(text.strip())
+    elif (found := _ONLY.fullmatch(rest)) is not None:
+        name = _bare(found[1]) if found[1] else DEFAULT
+    else:
+        verb = ""
     if verb not in VERBS or (verb == "say") != bool(text):
         raise ConfigError(
-            "%agent", f"{line.strip()!r} is no order.", "Say resume, stop or say TEXT [-n NAME]."
+            "%agent", f"{line.strip()!r} is no order.", "Say resume, stop or say TEXT."
         )
     return verb, name, text
+
+
+def _bare(text: str) -> str:
+    """Without the quotes that are around all of it."""
+    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+    return text[1:-1] if quoted and text[0] not in text[1:-1] else text

@@ -47,6 +47,16 @@ def in_sandbox(ename: str, evalue: str, traceback: Sequence[str]) -> CellFailed:
     return _named(name if name.isidentifier() else "SandboxCellError", text, lines)
 
 
+class _Interrupted(KeyboardInterrupt):
+    """A magic was interrupted: nothing of it is worth a look."""
+
+    def _render_traceback_(self) -> list[str]:
+        return ["\x1b[31mKeyboardInterrupt\x1b[39m"]
+
+
+_Interrupted.__name__ = "KeyboardInterrupt"
+
+
 def short(magic: Callable[..., Any], description: str | None) -> Callable[..., Any]:
     """`magic` with an error of ours as one line under the cell; `description` is its help."""
 
@@ -55,6 +65,8 @@ def short(magic: Callable[..., Any], description: str | None) -> Callable[..., A
             return magic(*words, **more)
         except (LisKernelError, OSError) as error:
             raise _named(type(error).__name__, plain_text(str(error))) from error
+        except KeyboardInterrupt as error:
+            raise _Interrupted from error
 
     called.__doc__ = description
     return called

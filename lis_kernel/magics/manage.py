@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import shlex
-import stat
 import time
 from collections.abc import Callable
-from pathlib import Path, PurePosixPath
 from typing import Any
 
 from IPython.core.magic_arguments import argument, magic_arguments
+from pydantic import BaseModel
 
 from lis_kernel import cards
 from lis_kernel._sync import run_sync
 from lis_kernel.agent.shared import SharedSandbox
-from lis_kernel.config import Limits, amount, checked
-from lis_kernel.errors import ConfigError, SandboxBusy, SandboxError
+from lis_kernel.config import Limits, SandboxConfig, amount, checked
+from lis_kernel.errors import ConfigError, SandboxBusy
+from lis_kernel.magics import transfer
 from lis_kernel.magics.arguments import parsed
-from lis_kernel.magics.named import DEFAULT, Named
+from lis_kernel.magics.named import DEFAULT, Named, written
 from lis_kernel.magics.sandbox import Cells, asked_config
 from lis_kernel.sandbox.card import card
 from lis_kernel.tools.terminal import plain_text
 
 __all__ = ["VERBS", "Manager", "Shown"]
 
-HOME = PurePosixPath("/testbed")
-"""Where cells begin, and what relative paths are relative to."""
 MOST_FILES = 500
 LIMITS = {
     "memory": "memory_bytes",
@@ -118,80 +116,38 @@ class Manager:
             print(f"restarted {name}: a new kernel, and no files")
 
     def limits(self, args: Any) -> Any:
-        name = (_names(args) or [DEFAULT])[0]
+        names = _names(args) or [DEFAULT]
+        if len(names) > 1:
+            raise ConfigError("%sandbox limits", f"{' and '.join(names)}: one at a time.")
+        (name,) = names
         words = {field: getattr(args, word) for word, field in LIMITS.items()}
         asked = {field: value for field, value in words.items() if value is not None}
         config = asked_config(backend=args.backend, network=args.network, mount=None, image=None)
         if asked or config:
-            bounds = {"output_bytes": 10_000_000, **asked}
-            made = checked(Limits, bounds, lambda field: f"--{field.partition('_')[0]}")
+            known = next((shared for shared in self._named.all if shared.name == name), None)
+            before = _set(known.limits) if known else {"output_bytes": 10_000_000}
+            made = checked(Limits, before | asked, lambda field: f"--{field.partition('_')[0]}")
+            if known and config:
+                config = checked(SandboxConfig, _set(known.config) | _set(config), written)
             self._named.make(name, config, made)
         return _card(self._named.get(name))
 
     # -- files -----------------------------------------------------------------------------------
 
     def put(self, args: Any) -> None:
-        shared = self._started(args)
-        if not args.words:
-            raise ConfigError("%sandbox put", "no path was given.")
-        if args.to and len(args.words) > 1 and not args.to.endswith("/"):
-            raise ConfigError("--to", "several files need a folder.", f"Write {args.to}/")
-        for word in args.words:
-            source = Path(word).expanduser()
-            if not source.exists():
-                raise ConfigError("%sandbox put", f"{word} does not exist.")
-            name = source.resolve().name
-            target = _inside(args.to or name)
-            if args.to and args.to.endswith("/"):
-                target = target / name
-            try:
-                shared.sandbox.put(source, str(target))
-            except OSError as error:
-                raise SandboxError(f"{word} does not fit into the sandbox: {error}") from error
-            print(f"{word} → {target}")
+        transfer.put(self._started(args), args.words, args.to)
 
     def get(self, args: Any) -> None:
-        shared = self._named.get(args.name or DEFAULT)
-        if not args.words:
-            raise ConfigError("%sandbox get", "no path was given.")
-        into = args.to is not None and (len(args.words) > 1 or Path(args.to).expanduser().is_dir())
-        for word in args.words:
-            path = _inside(word)
-            target = Path(args.to or path.name).expanduser()
-            self._take(shared, path, target / path.name if into else target, force=args.force)
-
-    def _take(
-        self, shared: SharedSandbox, path: PurePosixPath, target: Path, *, force: bool
-    ) -> None:
-        if target.exists() and not force:
-            raise ConfigError("%sandbox get", f"{target} is there already.", "Say --to or --force.")
-        limit = shared.limits.collect_bytes
-        data = shared.sandbox.read(str(path), limit + 1)
-        if data is not None and len(data) > limit:
-            raise SandboxError(f"{path} has more than {amount(limit)}, the most that is taken out")
-        if data is not None:
-            if target.is_dir():
-                raise ConfigError("%sandbox get", f"{target} is a folder.", "Say --to FILE.")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(data)
-            print(f"{path} → {target} ({amount(len(data))})")
-            return
-        if target.exists() and not stat.S_ISDIR(target.stat().st_mode):
-            raise ConfigError("%sandbox get", f"{target} is no folder.", "Say --to FOLDER.")
-        taken, refused = shared.sandbox.collect(str(path), target, limit)
-        if not taken and not refused:
-            raise SandboxError(f"there is no file or folder {path} in the sandbox")
-        print(f"{path} → {target} ({len(taken)} files)")
-        for sentence in refused[:20]:
-            print(f"not taken: {plain_text(sentence)[:300]}")
+        transfer.get(self._named.get(args.name or DEFAULT), args.words, args.to, force=args.force)
 
     def files(self, args: Any) -> Any:
         shared = self._named.get(args.name or DEFAULT)
-        path = _inside(args.words[0] if args.words else ".")
+        path = transfer.inside(args.words[0] if args.words else ".")
         found = shared.sandbox.listing(str(path), MOST_FILES)
         rows = [[plain_text(name)[:200], amount(size)] for name, size in sorted(found)]
         if not rows:
-            text = f"no files in {path}"
+            is_file = shared.sandbox.read(str(path), 1) is not None
+            text = f"{path} is a file" if is_file else f"no files in {path}"
             return Shown(text, cards.page(cards.note(text, "plain")))
         more = [["… and more", ""]] if len(found) == MOST_FILES else []
         head = [str(path), "size"]
@@ -235,8 +191,9 @@ def _names(args: Any) -> list[str]:
     return [*args.words, *([args.name] if args.name else [])]
 
 
-def _inside(path: str) -> PurePosixPath:
-    return HOME / path
+def _set(values: BaseModel) -> dict[str, Any]:
+    """Those of its fields that somebody has set."""
+    return values.model_dump(exclude_unset=True)
 
 
 def _state(shared: SharedSandbox) -> str:

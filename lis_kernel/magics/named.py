@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from lis_kernel._sync import run_sync
 from lis_kernel.agent.shared import SharedSandbox
@@ -37,20 +38,21 @@ class Named:
 
     def __init__(self) -> None:
         self._known: dict[str, SharedSandbox] = {}
-        self._hears: Callable[[str], None] = print
+        self._hears: dict[str, list[Callable[[str], None]]] = {}
 
-    def _say(self, line: str) -> None:
-        """Called with anything slow or noteworthy."""
-        self._hears(line)
+    def _say(self, name: str, line: str) -> None:
+        """Called with anything slow or noteworthy of the sandbox `name`."""
+        hears = self._hears.get(name) or [print]
+        hears[-1](line)
 
     @contextlib.contextmanager
-    def telling(self, hears: Callable[[str], None]) -> Iterator[None]:
+    def telling(self, name: str, hears: Callable[[str], None]) -> Iterator[None]:
         """Meanwhile `hears` is told in one line of anything slow; from any thread."""
-        usual, self._hears = self._hears, hears
+        self._hears.setdefault(name, []).append(hears)
         try:
             yield
         finally:
-            self._hears = usual
+            self._hears[name].remove(hears)
 
     @property
     def all(self) -> list[SharedSandbox]:
@@ -110,7 +112,7 @@ class Named:
         self, name: str, config: SandboxConfig | None, limits: Limits | None
     ) -> SharedSandbox:
         try:
-            return SharedSandbox(name, config, limits, say=self._say)
+            return SharedSandbox(name, config, limits, say=partial(self._say, name))
         except ConfigError as error:
             raise ConfigError(written(error.field), error.problem, error.fix) from error
 

@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import re
 import threading
-from typing import Any
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
 
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic_arguments import argument, magic_arguments
@@ -23,11 +24,20 @@ from lis_kernel.errors import ConfigError
 from lis_kernel.magics.arguments import parsed
 from lis_kernel.magics.named import DEFAULT, Named, written
 from lis_kernel.magics.streams import Screen
-from lis_kernel.magics.variables import Given, checked_names, copy_in, copy_out, given
+from lis_kernel.magics.variables import (
+    Given,
+    checked_names,
+    copy_in,
+    copy_out,
+    exported,
+    given,
+)
 from lis_kernel.types import CellResult
 from lis_kernel.values import NotCopied
 
 __all__ = ["Cells", "asked_config", "wants_agent"]
+
+T = TypeVar("T")
 
 NO_LIMIT = 30 * 86_400.0
 """Seconds of a person's cell, who has a stop button."""
@@ -50,8 +60,9 @@ END_SECONDS = 10.0
 def sandbox_cell(line: str, cell: str) -> None:
     """Run the cell in a sandbox, which stays, with its variables and files, for later cells.
 
-    Variables cross as JSON or, for data frames, series and numpy arrays, as Arrow. HTML of the
-    sandbox is cleaned and scripts are left out, for this page trusts what its kernel shows.
+    Variables cross as JSON or, for data frames, series and numpy arrays, as Arrow; with bash they
+    are text and numbers, exported to the shell, and come out of it as text. HTML of the sandbox is
+    cleaned and scripts are left out, for this page trusts what its kernel shows.
     The stop button interrupts the cell in the sandbox; pressed twice, it ends the kernel there.
     """
 
@@ -95,21 +106,24 @@ class Cells:
         args = parsed(sandbox_cell, line)
         if args.timeout is not None and args.timeout <= 0:
             raise ConfigError("--timeout", f"{args.timeout:g} is no time.", "Give seconds.")
-        variables = given(checked_names("-i", args.input), self._shell.user_ns)
-        wanted = checked_names("-o", args.output)
+        bash = args.language == "bash"
+        names, wanted = checked_names("-i", args.input), checked_names("-o", args.output)
+        variables = [] if bash else given(names, self._shell.user_ns)
+        exports = exported(names, self._shell.user_ns) if bash else ""
         config = asked_config(
             backend=args.backend, network=args.network, mount=args.mount, image=args.image
         )
         shared = self._named.use(args.name, config)
         text = cell.removesuffix("\n")  # IPython adds one
-        source = f"%%bash\n{text}" if args.language == "bash" else text
         took = self.execute(
             shared,
-            source,
+            f"%%bash\n{text}" if bash else text,
             timeout=args.timeout,
             trust=args.trust,
             variables=variables,
+            exports=exports,
             wanted=wanted,
+            of_bash=bash,
         )
         read = {name: _value(one) for name, one in took.items()}
         self._shell.push(read)  # all of them or none
@@ -121,29 +135,43 @@ class Cells:
         *,
         timeout: float | None = None,
         trust: bool = False,
-        variables: list[Given] | None = None,
-        wanted: list[str] | None = None,
+        variables: Sequence[Given] = (),
+        exports: str = "",
+        wanted: Sequence[str] = (),
+        of_bash: bool = False,
     ) -> dict[str, Given]:
-        """Run `source` under the user's cell; the `wanted` variables. Raises as `run`."""
+        """Run `source` under the user's cell; the `wanted` variables, of the shell or of Python.
+
+        `variables` go to Python before; `exports` are lines that the shell runs before. Raises as
+        `run`.
+        """
         screen = Screen(self._shell, shared.name, trust=trust)
         pressed = threading.Event()
 
         async def work() -> tuple[CellResult, dict[str, Given]]:
-            if variables:
+            if variables or exports:
                 await shared.start()
-                try:
-                    await copy_in(shared, variables)
-                except ConfigError:
-                    if not pressed.is_set():
-                        raise
-            if pressed.is_set():  # between two requests the sandbox does not hear it
+                await unpressed(copy_in(shared, variables, exports))
+            if pressed.is_set():
                 raise asyncio.CancelledError
             seconds = NO_LIMIT if timeout is None else timeout
             result = await shared.execute(source, timeout=seconds, on_message=screen.message)
-            took = await copy_out(shared, wanted or []) if result.status == "ok" else {}
-            return result, took
+            if result.status != "ok" or not wanted:
+                return result, {}
+            return result, await unpressed(copy_out(shared, wanted, of_bash=of_bash))
 
-        with self._named.telling(screen.say):
+        async def unpressed(copying: Coroutine[Any, Any, T]) -> T:
+            """What it gives, unless it is interrupted: between two requests nobody hears that."""
+            try:
+                copied = await copying
+            except ConfigError:
+                if not pressed.is_set():
+                    raise
+            if pressed.is_set():
+                raise asyncio.CancelledError
+            return copied
+
+        with self._named.telling(shared.name, screen.say):
 
             def interrupt() -> bool:
                 pressed.set()

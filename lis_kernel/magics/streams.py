@@ -29,9 +29,12 @@ __all__ = ["Screen"]
 
 _ACTIVE = {
     "scripts": re.compile(r"<script\b", re.IGNORECASE),
-    "frames": re.compile(r"<iframe\b", re.IGNORECASE),
+    "frames": re.compile(r"<(?:iframe|object|embed)\b", re.IGNORECASE),
+    "audio": re.compile(r"<audio\b", re.IGNORECASE),
+    "video": re.compile(r"<video\b", re.IGNORECASE),
+    "pictures of other servers": re.compile(r"<img\b[^>]*\bsrc\s*=\s*[\"']?(?:https?:)?//", re.I),
 }
-"""In HTML, what plots and maps are made of by some libraries; without it their place is empty."""
+"""In HTML, what some libraries make plots, maps and players of; without it their place is empty."""
 
 T = TypeVar("T")
 

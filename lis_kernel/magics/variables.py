@@ -11,10 +11,11 @@ import asyncio
 import contextlib
 import json
 import keyword
+import shlex
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from lis_kernel import values
@@ -33,6 +34,14 @@ MOST_BYTES = 256 << 20
 """Of one variable, in either direction."""
 READABLE = 2_000
 """Characters of a plain value that is given as a cell."""
+READABLE_BY_BASH = 100_000
+"""Characters of a variable that is exported: every program that the shell starts is given it."""
+LAID = """command rm -rf {out}; command mkdir -p {out}
+for __lis_name in {names}; do
+  [ -z "${{!__lis_name+set}}" ] || builtin printf %s "${{!__lis_name}}" >| {out}/"$__lis_name"
+done; unset __lis_name"""
+"""Has bash write its variables to files of their names."""
+_BASH = 'get_ipython().run_cell_magic("bash", "", {!r})'
 SECONDS = 120.0
 
 
@@ -85,13 +94,43 @@ def _bounded(option: str, name: str, size: int) -> None:
         )
 
 
-async def copy_in(shared: SharedSandbox, variables: Sequence[Given]) -> None:
-    """Give the running sandbox `variables`.
+def exported(names: Sequence[str], known: Mapping[str, Any]) -> str:
+    """The user's variables as lines of bash that export them.
+
+    Raises:
+        ConfigError: one is not there, or is nothing that a shell's variable can be.
+    """
+    lines = []
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"-i {name}", "there is no such variable in this notebook.")
+        value = known[name]
+        if not isinstance(value, str | int | float | PurePath):
+            raise ConfigError(
+                f"-i {name}",
+                f"a shell's variable is text or a number, and this is a {type(value).__name__}.",
+                "Give it to a Python cell.",
+            )
+        text = str(value)
+        if not name.isascii() or "\0" in text or len(text) > READABLE_BY_BASH:
+            most = f"of at most {READABLE_BY_BASH:,} characters, without NUL"
+            raise ConfigError(f"-i {name}", f"bash takes ASCII names, and text {most}.")
+        lines.append(f"export {name}={shlex.quote(text)}\n")
+    return "".join(lines)
+
+
+async def copy_in(shared: SharedSandbox, variables: Sequence[Given], exports: str = "") -> None:
+    """Give the running sandbox's Python `variables`, and its shell `exports`.
 
     Raises:
         ConfigError: one cannot be read there.
         SandboxError: there is no room, or somebody else is at work.
     """
+    if exports:
+        result = await shared.execute(f"%%bash\n{exports.rstrip()}", timeout=SECONDS)
+        if result.status != "ok":
+            why = _why(result.outputs) or f"it ended with {result.status}"
+            raise ConfigError("-i", f"the shell did not take it: {why}")
     if not variables:
         return
     lines = [_readable(one) for one in variables]
@@ -133,23 +172,33 @@ async def _give(shared: SharedSandbox, folder: Path) -> None:
         raise SandboxError(f"the variables do not fit into the sandbox: {error}") from error
 
 
-async def copy_out(shared: SharedSandbox, names: Sequence[str]) -> dict[str, Given]:
+async def copy_out(
+    shared: SharedSandbox, names: Sequence[str], *, of_bash: bool = False
+) -> dict[str, Given]:
     """What the variables `names` of the sandbox hold, as bytes that are yet to be read.
 
     Raises:
         ConfigError: one is not there, cannot be copied, or is too large.
     """
-    if not names:
-        return {}
+    out = f"{_seen(shared)}/out"
+    if of_bash:
+        script = LAID.format(out=shlex.quote(out), names=" ".join(names))
+        try:
+            await _ask(shared, _BASH.format(script), names)
+            return {name: await asyncio.to_thread(_text, shared, name) for name in names}
+        finally:
+            with contextlib.suppress(Exception):
+                await _ask(shared, _BASH.format(f"command rm -rf {shlex.quote(out)}"), names)
     with tempfile.TemporaryDirectory(prefix="lis-") as folder:
         await _give(shared, Path(folder))
-    out = f"{_seen(shared)}/out"
-    await _ask(shared, f'["lay"]("{out}", {list(names)!r}, globals(), {MOST_BYTES})', names)
+    door = _door(_seen(shared))
+    known = '__import__("builtins").globals()'  # the sandbox's own `globals` may be something else
+    await _ask(shared, f'{door}["lay"]("{out}", {list(names)!r}, {known}, {MOST_BYTES})', names)
     try:
         return {name: await asyncio.to_thread(_read, shared, name) for name in names}
     finally:
         with contextlib.suppress(Exception):
-            await _ask(shared, f'["clear"]("{out}")', names)
+            await _ask(shared, f'{door}["clear"]("{out}")', names)
 
 
 def _seen(shared: SharedSandbox) -> str:
@@ -162,10 +211,10 @@ def _door(place: str) -> str:
     return f'__import__("runpy").run_path("{place}/{PACKAGE}/inside.py")'
 
 
-async def _ask(shared: SharedSandbox, call: str, names: Sequence[str]) -> None:
-    """Have the door in the sandbox do something, beside its cells."""
+async def _ask(shared: SharedSandbox, code: str, names: Sequence[str]) -> None:
+    """Have the sandbox's kernel do something beside its cells."""
     words = {
-        "code": _door(_seen(shared)) + call,
+        "code": code,
         "silent": True,
         "store_history": False,
         "allow_stdin": False,
@@ -189,6 +238,20 @@ def _read(shared: SharedSandbox, name: str) -> Given:
             _bounded("-o", name, len(data))
             return Given(name, form, data)
     raise ConfigError(f"-o {name}", "the sandbox did not give it.")
+
+
+def _text(shared: SharedSandbox, name: str) -> Given:
+    """What a shell's variable holds."""
+    data = shared.sandbox.read(f"{PLACE}/out/{name}", MOST_BYTES + 1)
+    if data is None:
+        raise ConfigError(f"-o {name}", "the sandbox's shell has no such variable.")
+    if len(data) > values.JSON_BYTES // 6:  # of which JSON may make six times as much
+        raise ConfigError(
+            f"-o {name}",
+            f"it takes {amount(len(data))}.",
+            "Write it to a file in the sandbox, and get that (%sandbox get).",
+        )
+    return Given(name, "json", json.dumps(data.decode("utf-8", "replace")).encode())
 
 
 def _why(outputs: Sequence[Mapping[str, Any]]) -> str:

@@ -183,8 +183,8 @@ class ProcessSandbox:
     def put(self, source: Path, target: str) -> None:
         self.state.put(source, target)
 
-    def read(self, path: str, limit: int) -> bytes | None:
-        return self.state.read(path, limit)
+    def read(self, path: str, limit: int, since: int = 0) -> bytes | None:
+        return self.state.read(path, limit, since)
 
     def listing(self, path: str, most: int, since: int = 0) -> list[tuple[str, int]]:
         return self.state.listing(path, most, since)

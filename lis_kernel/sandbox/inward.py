@@ -30,9 +30,11 @@ def put(source: Path, root: Path, steps: list[str], uid: int) -> None:
     `root` itself may be a link of ours.
 
     Raises:
-        SandboxError: one of `steps` is a link or no folder, or `source` holds no plain files.
-        OSError: there is no room, or `source` cannot be read.
+        SandboxError: one of `steps` is a link or no folder; or `source` holds what is no plain
+            file, and nothing was written.
+        OSError: there is no room, or `source` cannot be read; no file is left that is not whole.
     """
+    _check(source, MAX_DEPTH)
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
     with contextlib.ExitStack() as stack:
         fd = os.open(root, flags)
@@ -40,6 +42,19 @@ def put(source: Path, root: Path, steps: list[str], uid: int) -> None:
         for step in steps[: -1 if steps else None]:
             fd = stack.enter_context(_folder(fd, step, uid, None))
         _copy(source, fd, steps[-1] if steps else "", uid, top=True, depth=MAX_DEPTH)
+
+
+def _check(source: Path, depth: int) -> None:
+    """See that all of `source` can be copied."""
+    info = source.stat()
+    if stat.S_ISDIR(info.st_mode):
+        if depth == 0:
+            raise SandboxError(f"{source}: more than {MAX_DEPTH} folders in each other")
+        for inner in source.iterdir():
+            if inner.exists():
+                _check(inner, depth - 1)
+    elif not stat.S_ISREG(info.st_mode):
+        raise SandboxError(f"{source} is neither a file nor a folder")
 
 
 def _copy(source: Path, parent: int, name: str, uid: int, *, top: bool, depth: int) -> None:
@@ -72,11 +87,16 @@ def _copy_file(
                 fd = os.open(name, flags, 0o600, dir_fd=parent)
         except (FileExistsError, FileNotFoundError) as error:
             raise SandboxError(f"{name!r}: the sandbox changes what is in its place") from error
-        with os.fdopen(fd, "wb") as out:
-            shutil.copyfileobj(file, out, 1 << 20)
-            out.flush()
-            os.utime(fd, ns=(info.st_atime_ns, info.st_mtime_ns))
-            os.fchmod(fd, mode)
+        try:
+            with os.fdopen(fd, "wb") as out:
+                shutil.copyfileobj(file, out, 1 << 20)
+                out.flush()
+                os.utime(fd, ns=(info.st_atime_ns, info.st_mtime_ns))
+                os.fchmod(fd, mode)
+        except OSError:  # half of it would take the room of what comes later
+            with contextlib.suppress(OSError):
+                os.unlink(name, dir_fd=parent)
+            raise
 
 
 @contextlib.contextmanager

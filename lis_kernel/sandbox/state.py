@@ -177,13 +177,14 @@ class StateDir:
         root, steps = self.host_path(target)
         inward.put(source, root, steps, self._uid if uid is None else uid)
 
-    def read(self, path: str, limit: int) -> bytes | None:
-        """At most `limit` bytes of a regular file, or None; no symlink is followed."""
+    def read(self, path: str, limit: int, since: int = 0) -> bytes | None:
+        """At most `limit` bytes of a regular file, or None; see `protocols.Sandbox.read`."""
         root, rest = self.host_path(path)
         fd = open_beneath(root, rest)
         if fd is None:
             return None
-        if not stat.S_ISREG(os.fstat(fd).st_mode):  # a folder cannot even become a file object
+        info = os.fstat(fd)  # a folder cannot even become a file object
+        if not stat.S_ISREG(info.st_mode) or info.st_ctime_ns < since:
             os.close(fd)
             return None
         with os.fdopen(fd, "rb") as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Sequence
@@ -224,7 +225,8 @@ def _read_index(found: dict[str, Any], left: list[Column]) -> Any:
     index = made[0].rename(names[0])
     frequency = found.get("freq")
     if isinstance(frequency, str) and _FREQUENCY.fullmatch(frequency):
-        index.freq = frequency
+        with contextlib.suppress(ValueError):  # one with holidays of its own has no name
+            index.freq = frequency
     return index
 
 

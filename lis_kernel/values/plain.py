@@ -30,7 +30,18 @@ _INSTEAD = {
     "Series": "make it a pandas series (to_pandas())",
     "Tensor": "make it a numpy array (.numpy())",
     "Index": "make it a series or a list",
+    "generic": "make it Python's own (.item())",
+    "ndarray": "make it a list (.tolist()), or copy it by itself",
+    "timedelta": "give its seconds (.total_seconds())",
+    "range": "make it a list",
+    "deque": "make it a list",
+    "list": "make it a plain list",
+    "dict": "make it a plain dict",
+    "str": "make it a plain str",
+    "int": "make it a plain int",
+    "float": "make it a plain float",
 }
+"""By the name of a class, or of one that it is made from."""
 
 
 class NotCopied(ValueError):
@@ -73,11 +84,18 @@ def _check(value: Any, path: str, depth: int) -> None:
             _check(key, f"a key of {path}", depth + 1)
             _check(item, f"{path}[{_short(key)}]", depth + 1)
     else:
-        instead = _INSTEAD.get(kind.__name__, "give its parts as text, numbers, lists and dicts")
         raise NotCopied(
             f"{path[:200]} is a {kind.__module__}.{kind.__qualname__}, which is not copied "
-            f"(no pickle crosses the wall): {instead}"
+            f"(no pickle crosses the wall): {_instead(kind)}"
         )
+
+
+def _instead(kind: type) -> str:
+    """What to do with a value of this kind."""
+    if kind.__module__.partition(".")[0] == "pandas" and kind.__name__ in ("DataFrame", "Series"):
+        return "copy it by itself, under a name of its own"
+    known = (_INSTEAD[base.__name__] for base in kind.__mro__ if base.__name__ in _INSTEAD)
+    return next(known, "give its parts as text, numbers, lists and dicts")
 
 
 def _short(key: Any) -> str:

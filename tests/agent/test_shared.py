@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from lis_kernel.agent import Agent, events
 from lis_kernel.agent.shared import SharedSandbox
 from lis_kernel.config import Budget, Limits
 from lis_kernel.errors import SandboxBusy
-from lis_kernel.types import Task
+from lis_kernel.types import StopReason, Task
 
 pytestmark = pytest.mark.bwrap
 
@@ -80,6 +81,22 @@ async def test_an_answer_is_no_later_task_s(tmp_path: Path, shared) -> None:
         story.agent = Agent(config, out=tmp_path, model=story.model, shared=shared)
         story.begin()
         assert (await story.end()).answer == answer
+
+
+async def test_a_run_that_could_not_begin_has_no_earlier_ones_answer(
+    tmp_path: Path, shared
+) -> None:
+    one = Story(tmp_path, reply(submit("6")), shared=shared)
+    one.begin()
+    assert (await one.end()).answer == "6"
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "folder" / "pipe")
+    two = Story(tmp_path, reply(submit("7")), shared=shared)
+    task = Task(prompt="Go on.", files=(tmp_path / "folder",))
+    trajectory = await two.agent.arun(task)
+    assert (trajectory.stop_reason, trajectory.answer) == (StopReason.SANDBOX_ERROR, None)
+    assert "neither a file nor a folder" in trajectory.detail
+    assert (await shared.execute("%%bash\nls input")).outputs == ()
 
 
 async def test_files_that_a_run_did_not_touch_are_none_of_its(tmp_path: Path, shared) -> None:

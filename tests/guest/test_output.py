@@ -126,6 +126,18 @@ async def test_a_full_disk_for_the_file_does_not_stop_the_cell(session) -> None:
     assert text(result).count("x") == 500
 
 
+TASK = """import asyncio
+async def count():
+    for n in range(4): await asyncio.sleep(0.2); print('task', n)
+task = asyncio.create_task(count())"""
+
+
+async def test_a_task_of_an_earlier_cell_prints_in_the_one_that_runs(session) -> None:
+    assert (await session.execute(TASK)).status == "ok"
+    shown = await session.execute("await task; print('done')")
+    assert text(shown).endswith("task 2\ntask 3\ndone\n")
+
+
 async def test_exit_and_input_do_not_hang_or_end_the_kernel(session) -> None:
     assert "keeps running" in text(await session.execute("exit()"))
     result = await session.execute("input('?')")

@@ -27,6 +27,26 @@ async def test_state_survives_between_cells(session) -> None:
     assert text(result) == "/tmp\nx y 2\nf:1\nhello\n"
 
 
+async def test_strict_options_do_not_end_it(session) -> None:
+    assert (await bash(session, "set -euo pipefail -o noclobber; mine=1")).status == "ok"
+    assert text(await bash(session, "echo $mine $-")).startswith("1 e")
+    assert "exit code" in failure(await bash(session, "echo $nowhere"))
+    await bash(session, "set +e; exit")
+
+
+async def test_no_name_of_a_cell_breaks_it(session) -> None:
+    names = "[n for n in builtins.dir(builtins) if n[0] != '_' and n != 'get_ipython']"
+    taken = f"import builtins; globals().update(dict.fromkeys({names}, 3))"
+    assert (await session.execute(taken)).status == "ok"
+    assert (await session.execute("len + open + OSError")).outputs[0]["data"]["text/plain"] == "9"
+    result = await bash(session, "echo hi; (exit 7)")
+    assert (text(result), failure(result)) == ("hi\n", "exit code 7")
+    await bash(session, "exit 4")
+    assert text(await bash(session, "echo again")) == "again\n"
+    given_back = f"for name in {names}: builtins.globals().pop(name, 0)"
+    assert (await session.execute(given_back)).status == "ok"
+
+
 async def test_streams_and_exit_code_are_apart(session) -> None:
     result = await bash(session, "echo out; echo err >&2; (exit 7)")
     assert (text(result), text(result, "stderr"), failure(result)) == (

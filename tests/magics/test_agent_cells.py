@@ -13,6 +13,7 @@ from story import bash, cells, python, reply, submit
 from user_notebook import Notebook
 
 from lis_kernel.agent import remote
+from lis_kernel.magics.agent import _parsed
 from lis_kernel.trajectory import load
 from lis_kernel.trajectory.notebook import KEY
 
@@ -98,11 +99,30 @@ def test_budgets_and_wrong_options(notebook: Notebook, script: Script) -> None:
         "%%agent --nonsense\nx": "unrecognized arguments",
         "%agent resume": "no run is live",
         "%agent dance": "is no order",
+        "%agent say": "is no order",
+        "%agent stop now": "is no order",
     }.items():
         cell = notebook.run(source)
         shown = plain(cell.error or cell.stream("stderr"))
         assert said in shown and not cell.ok and "Traceback" not in shown, (source, shown)
     assert not live(notebook)
+
+
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        ("say Don't forget the header", ("default", "Don't forget the header")),
+        ("say use -n 5 as n", ("default", "use -n 5 as n")),
+        ('say hello "world" -n is it', ("default", 'hello "world" -n is it')),
+        ('say "What is it?"', ("default", "What is it?")),
+        ("say -n box hurry", ("box", "hurry")),
+        ("say --name='my box'  a {x} $y ", ("my box", "a {x} $y")),
+        ("say hurry -n box", ("box", "hurry")),
+        ("say hurry -n nobody", ("default", "hurry -n nobody")),
+    ],
+)
+def test_words_for_the_model_are_no_shells_line(line: str, meant: tuple[str, str]) -> None:
+    assert _parsed(line, {"box"}) == ("say", *meant)
 
 
 def test_an_interrupt_stops_the_run(notebook: Notebook, script: Script) -> None:
@@ -132,7 +152,8 @@ def test_paused_worked_in_and_handed_back(notebook: Notebook, script: Script) ->
     cell = notebook.run("%%sandbox -i given -o took\ny = x + 1\ntook = given + y\nprint('in')")
     assert cell.stream() == "in\n" and notebook.value("took") == "42"
     assert "an agent is at work" in notebook.run("%sandbox stop default").error
-    assert "told before its next turn" in notebook.run("%agent say Hurry up.").stream()
+    assert "told before its next turn" in notebook.run("%agent say Don't stop.").stream()
+    assert "that has a run, with -n: 'default'" in notebook.run("%agent stop -n other").error
     cell = notebook.run("%agent resume")
     assert cell.ok, cell.error
     assert "submitted" in str(cell.messages), "the record is this cell's to send"
@@ -144,7 +165,7 @@ def test_paused_worked_in_and_handed_back(notebook: Notebook, script: Script) ->
     ]
     assert people == ["given = 40", "y = x + 1\ntook = given + y\nprint('in')"]
     told = str([c["source"] for c in cells(record, "message")])
-    assert "Hurry up." in told and "took = given + y" in told
+    assert "Don't stop." in told and "took = given + y" in told
     assert "theirs 2" in str(record.notebook["cells"])
 
 

@@ -74,6 +74,67 @@ def test_what_is_refused_on_the_way_out(notebook: Notebook) -> None:
     assert cell.ename == "ZeroDivisionError" and notebook.value("kept") == "'mine'"
 
 
+BASH_IN = """%%sandbox bash -i word,n,path -o word,made,PWD
+printf '[%s]' "$word" "$n" "$path"; python3 -c 'import os; print(os.environ["word"])'
+made=$(printf 'a  b\\nc\\n\\n'; echo x); set -eu -o noclobber"""
+
+
+def test_bash_has_text_and_numbers_and_gives_text(notebook: Notebook) -> None:
+    notebook.run("from pathlib import Path\nword, n, path = \"it's $x `y`\", 2.5, Path('a b')")
+    for _ in range(2):
+        cell = notebook.run(BASH_IN)
+        assert cell.ok, cell.error
+        assert cell.stream() == "[it's $x `y`][2.5][a b]it's $x `y`\n"
+        assert notebook.value("(made, PWD)") == repr(("a  b\nc\n\nx", "/testbed"))
+    assert notebook.run("%%sandbox\n'word' in globals()").displays == [{"text/plain": "False"}]
+    listed = notebook.run("%%sandbox bash\nls -A /tmp/.lis-values 2>&1 || true")
+    assert "out" not in listed.stream().split()
+    notebook.run("few, long = [1], 'x' * 100_001")
+    for option, said in {
+        "-i few": "is text or a number, and this is a list",
+        "-i long": "at most 100,000 characters",
+        "-i nope": "no such variable in this notebook",
+        "-o nope": "shell has no such variable",
+    }.items():
+        assert said in notebook.run(f"%%sandbox bash {option}\ntrue").error, option
+
+
+def test_what_to_do_instead_is_said_of_the_part(notebook: Notebook) -> None:
+    notebook.run("from collections import Counter, namedtuple; import datetime")
+    for value, said in {
+        "{'a': frame}": "copy it by itself",
+        "[frame['n']]": "copy it by itself",
+        "{'mean': np.float64(1.5)}": "make it Python's own (.item())",
+        "[array]": "make it a list (.tolist()), or copy it by itself",
+        "[pd.Timestamp('2026-01-01')]": ".isoformat()",
+        "[datetime.timedelta(1)]": ".total_seconds()",
+        "Counter('abc')": "make it a plain dict",
+        "[namedtuple('P', 'x')(1)]": "make it a list",
+        "range(3)": "make it a list",
+    }.items():
+        notebook.run(f"odd_one = {value}")
+        cell = notebook.run("%%sandbox -i odd_one\n1")
+        assert said in cell.error and not cell.ok, (value, cell.error)
+
+
+def test_an_index_of_business_days_with_holidays_comes_without_its_frequency(
+    notebook: Notebook,
+) -> None:
+    notebook.run(
+        "days = pd.bdate_range('2024-01-01', periods=5, freq='C', holidays=['2024-01-03'])"
+    )
+    notebook.run("days = pd.Series(1, index=days)")
+    cell = notebook.run("%%sandbox -i days -o back\nback = days")
+    assert cell.ok, cell.error
+    assert notebook.value("back.equals(days) and back.index.freq is None") == "True"
+
+
+def test_names_that_the_sandbox_has_taken_are_in_nobodys_way(notebook: Notebook) -> None:
+    cell = notebook.run("%%sandbox -i plain -o back\nglobals = len = open = 3\nback = plain")
+    assert cell.ok and notebook.value("back == plain") == "True"
+    assert notebook.run("%%sandbox bash\necho hi").stream() == "hi\n"
+
+
 LIARS = {
     "a pickle": "open(f'{folder}/{names[0]}.arrow', 'wb').write(__import__('pickle').dumps([1]))",
     "no json": "open(f'{folder}/{names[0]}.json', 'w').write('[' * 100_000)",

@@ -168,6 +168,20 @@ def test_a_second_interrupt_gives_a_deaf_cell_up(notebook: Notebook) -> None:
     assert again.displays == [{"text/plain": "(False, True)"}], again
 
 
+def test_an_interrupt_while_variables_are_copied(notebook: Notebook) -> None:
+    notebook.run("%%sandbox\nimport numpy as np\nout = np.zeros(20_000_000)")
+    for delay in (0.1, 0.3):
+        cell = notebook.start("%%sandbox -o out\nprint('begun', flush=True)")
+        notebook.until(cell.stream)
+        time.sleep(delay)
+        notebook.interrupt()
+        notebook.finish(cell, 30)
+        if not cell.ok:  # else it had been copied already
+            assert cell.ename == "KeyboardInterrupt", cell.error
+            assert "Traceback" not in cell.error and cell.error.count("\n") == 0
+        assert notebook.run("%%sandbox\n1").displays == [{"text/plain": "1"}]
+
+
 def test_an_interrupt_before_the_sandbox_is_there(notebook: Notebook) -> None:
     """Whenever it comes, the cell ends soon, and the next one works.
 
@@ -185,6 +199,7 @@ def test_an_interrupt_before_the_sandbox_is_there(notebook: Notebook) -> None:
         notebook.interrupt()
         notebook.finish(cell, 20)
         assert not cell.ok and cell.ename == "KeyboardInterrupt", (delay, cell.error)
+        assert "_sync.py" not in cell.error, "the insides of this package are nobody's to read"
         cell = notebook.run("%%sandbox\n1")
         assert cell.displays == [{"text/plain": "1"}], (delay, cell.error)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import zipfile
 
@@ -70,15 +71,75 @@ def test_files_in_and_out(notebook: Notebook) -> None:
     text(notebook, "%sandbox get one.txt --force")
     assert (folder / "one.txt").read_text() == "two\n"
     took = text(notebook, "%sandbox get out --to taken")
-    assert "(1 files)" in took and "not taken: link: a symbolic link" in took, took
+    assert "(1 file)" in took and "not taken: link: a symbolic link" in took, took
     assert [path.name for path in (folder / "taken").iterdir()] == ["m"]
     text(notebook, "%sandbox get one.txt out/m --to taken2/")
     assert {path.name for path in (folder / "taken2").iterdir()} == {"one.txt", "m"}
-    assert "no file or folder" in error(notebook, "%sandbox get nope")
+    assert "no file, and no folder" in error(notebook, "%sandbox get nope")
     assert "does not exist" in error(notebook, "%sandbox put nope")
     assert "is not in a writable folder" in error(notebook, "%sandbox get /etc/passwd")
     assert "is not in a writable folder" in error(notebook, "%sandbox get ../../etc/passwd")
     assert "no sandbox 'nope'" in error(notebook, "%sandbox files -n nope")
+
+
+def test_a_file_goes_by_the_name_it_was_given(notebook: Notebook) -> None:
+    folder = notebook.folder
+    (folder / "two.csv").write_text("2")
+    (folder / "mine.csv").symlink_to("two.csv")
+    text(notebook, "%sandbox put two.csv")
+    notebook.run("%%sandbox bash\necho edited > two.csv; mkdir data")
+    assert text(notebook, "%sandbox put mine.csv") == "mine.csv → /testbed/mine.csv\n"
+    assert notebook.run("%%sandbox bash\ncat two.csv mine.csv").stream() == "edited\n2"
+    said = error(notebook, "%sandbox put two.csv --to data")
+    assert "/testbed/data is a folder" in said and "/testbed/data/" in said
+    text(notebook, "%sandbox get two.csv --to new/")
+    assert (folder / "new" / "two.csv").read_text() == "edited\n"
+    assert text(notebook, "%sandbox files two.csv") == "/testbed/two.csv is a file"
+
+
+def test_a_folder_that_is_here_is_replaced_file_by_file(notebook: Notebook) -> None:
+    out = notebook.folder / "out"
+    notebook.run("%%sandbox bash\nmkdir -p out/deep; echo 1 > out/deep/r; echo 1 > out/q")
+    text(notebook, "%sandbox get out")
+    (out / "mine").write_text("mine")
+    (out / "q").unlink()
+    (out / "q").mkdir()
+    notebook.run("%%sandbox bash\necho 2 > out/deep/r")
+    assert "is there already" in error(notebook, "%sandbox get out")
+    took = text(notebook, "%sandbox get out --force")
+    assert took == "/testbed/out → out (1 file)\nnot taken: 'q': Is a directory\n"
+    assert (out / "deep" / "r").read_text() == "2\n"
+    assert sorted(path.name for path in out.iterdir()) == ["deep", "mine", "q"]
+
+
+def test_what_does_not_fit_leaves_nothing(notebook: Notebook) -> None:
+    folder = notebook.folder
+    text(notebook, "%sandbox limits --disk 64M")
+    (folder / "large").write_bytes(bytes(65 << 20))
+    (folder / "fits").write_bytes(bytes(40 << 20))
+    said = error(notebook, "%sandbox put large")
+    assert "takes 65 MiB" in said and "has 64 MiB" in said and "--disk 130M" in said
+    assert text(notebook, "%sandbox put fits")
+    assert "No space left" in error(notebook, "%sandbox put fits --to again")
+    (folder / "odd").mkdir()
+    (folder / "odd" / "a").write_text("a")
+    os.mkfifo(folder / "odd" / "b")
+    assert "odd/b is neither a file nor a folder" in error(notebook, "%sandbox put odd")
+    assert (
+        notebook.run("%%sandbox bash\nls; echo > more").stream()
+        == "documents\nfits\ninput\noutput\n"
+    )
+
+
+def test_limits_are_set_one_after_the_other(notebook: Notebook) -> None:
+    text(notebook, "%sandbox limits m --memory 256M --network allow=files.example")
+    shown = text(notebook, "%sandbox limits m --pids 64 -b bubblewrap")
+    assert re.search(r"memory_bytes +256 MiB", shown) and re.search(r"pids +64", shown)
+    assert notebook.run("%%sandbox -n m\n1").ok
+    assert re.search(
+        r"m +ready +bubblewrap +allow=files.example +256 MiB", text(notebook, "%sandbox ls")
+    )
+    assert "one at a time" in error(notebook, "%sandbox limits a -n b --pids 3")
 
 
 def test_limits(notebook: Notebook) -> None:

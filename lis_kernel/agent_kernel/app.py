@@ -6,17 +6,20 @@ and subshells. Started by `lis agent-kernel`, which a kernelspec names.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import zmq
 from ipykernel.kernelapp import IPKernelApp
-from traitlets import Instance
+from traitlets import Instance, observe
 
+from lis_kernel.agent_kernel.conversation import settings_of
 from lis_kernel.agent_kernel.kernel import AgentKernel
 from lis_kernel.config import RunConfig, checked
 from lis_kernel.errors import ConfigError
@@ -27,10 +30,17 @@ __all__ = ["config_of", "serve"]
 
 RUN = ("model", "budget", "tools", "protocol")
 """What `--config` may say beside the settings of a sandbox."""
+LISTEN_SECONDS = 2.0
+"""A client that has not subscribed to the outputs by then is taken for one that never will."""
 
 
 class AgentApp(IPKernelApp):
     run_config = Instance(RunConfig)
+
+    def __init__(self, **settings: Any) -> None:
+        self.heard = threading.Event()
+        """Set when there is nobody to wait for any more, see `listened`."""
+        super().__init__(**settings)
 
     def initialize(self, argv: Any = None) -> None:
         """As ipykernel's, without what is there for people's code."""
@@ -46,25 +56,33 @@ class AgentApp(IPKernelApp):
         self.init_signal()
         self.init_kernel()
 
-    def init_iopub(self, context: Any) -> None:
-        """As ipykernel's; the kernel learns when somebody listens."""
-        super().init_iopub(context)
-        stream, handle = self.iopub_thread._xpub_stream, self.iopub_thread._handle_subscription
-        heard = self.heard = threading.Event()
+    @observe("iopub_thread")
+    def _hear_subscriptions(self, change: Any) -> None:
+        """Learn when somebody listens.
+
+        ipykernel's `init_iopub` sets the attribute between making the thread and starting it: a
+        client that connects at once is not missed, as it would be after `init_iopub`.
+        """
+        thread = change.new
 
         def subscribed(frames: Any) -> None:
-            heard.set()
-            handle(frames)
+            self.heard.set()
+            thread._handle_subscription(frames)
 
-        stream.on_recv(subscribed)
+        thread._xpub_stream.on_recv(subscribed)
 
-    def listened(self) -> bool:
-        """Whether a client has subscribed to the outputs."""
-        if not self.heard.is_set():
+    async def listened(self) -> None:
+        """Wait for a client that asks before it listens: it would wait for ever for the end.
+
+        `jupyter console` does so with its first cell. Clients that never listen wait once.
+        """
+        thread = self.iopub_thread
+        deadline = time.monotonic() + LISTEN_SECONDS
+        while not self.heard.is_set() and time.monotonic() < deadline:
             # the socket tells of it by an edge, which sending a message swallows
-            stream = self.iopub_thread._xpub_stream
-            self.iopub_thread.schedule(lambda: stream.flush(zmq.POLLIN))
-        return self.heard.is_set()
+            thread.schedule(lambda: thread._xpub_stream.flush(zmq.POLLIN))
+            await asyncio.sleep(0.01)
+        self.heard.set()
 
     def init_control(self, context: Any) -> None:
         super().init_control(context)
@@ -79,6 +97,8 @@ def config_of(words: Mapping[str, Any], model: str | None = None) -> RunConfig:
             `model`, `budget`, `tools` and `protocol` as in `RunConfig`.
         model: the model's name; without one here or in `words`, whatever there is a key for.
 
+    Where `words` name another model than `model`, it gets of that one's what `%model` would leave.
+
     Raises:
         ConfigError: one is wrong, and named below `--config`.
     """
@@ -88,10 +108,12 @@ def config_of(words: Mapping[str, Any], model: str | None = None) -> RunConfig:
     if not isinstance(asked, Mapping):
         fix = 'Write e.g. {"name": "anthropic/claude-sonnet-5-5"}, or use --model.'
         raise ConfigError("--config.model", f"{asked!r} is not an object.", fix)
-    name = model or asked.get("name") or default_model(os.environ)
+    name = asked.get("name") or model or default_model(os.environ)
     ours["model"] = {**asked, "name": name}
     ours.update(sandbox=sandbox, limits=limits)
-    return checked(RunConfig, ours, lambda name: f"--config.{name}")
+    config = checked(RunConfig, ours, lambda name: f"--config.{name}")
+    chosen = settings_of(model or config.model.name, config.model)
+    return config.model_copy(update={"model": chosen})
 
 
 def serve(connection_file: Path, config: RunConfig) -> None:

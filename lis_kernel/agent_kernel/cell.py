@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import dataclass
+from io import StringIO
 from typing import Literal
 
 from lis_kernel.errors import ConfigError
@@ -73,6 +74,14 @@ class Cell:
     """The task's text, or the code."""
 
 
+def _lines(source: str) -> list[str]:
+    """The lines with their ends, as Python and the shell see them.
+
+    `str.splitlines` breaks also at U+2028, form feeds and the like, which may stand in a string.
+    """
+    return list(StringIO(source, newline="\n"))
+
+
 def read(source: str) -> Cell:
     """The parts of a cell.
 
@@ -80,7 +89,7 @@ def read(source: str) -> Cell:
         ConfigError: a magic that there is not, or one that stands in a wrong place.
     """
     lines: list[Line] = []
-    rest = source.splitlines(keepends=True)
+    rest = _lines(source)
     while rest:
         text = rest[0].rstrip()
         if not text:
@@ -127,9 +136,9 @@ def _unknown(name: str, known: list[str]) -> ConfigError:
 def code_at(source: str, cursor: int) -> tuple[str, int] | None:
     """The Python in which the cursor is, and where it begins in the cell; None if it is in none."""
     at = 0
-    for line in source.splitlines(keepends=True):
+    for line in _lines(source):
         end = at + len(line)
-        found = _LINE.match(line.rstrip())
+        found = _LINE.match(line.rstrip("\r\n"))  # a space before the cursor is part of the code
         if found is None and line.strip():
             return None
         if found is not None and found[1] == "%%":

@@ -29,7 +29,7 @@ def complete(source: str, cursor: int) -> Completion:
     """What may stand at `cursor`; nothing where a task is written."""
     nothing = Completion(cursor, cursor, [])
     before = source[:cursor]
-    if any(_is_text(line) for line in before.splitlines()[:-1]):
+    if any(_is_text(line) for line in before.split("\n")[:-1]):
         return nothing
     line = before[before.rfind("\n") + 1 :]
     if re.fullmatch(r"%{1,2}\w*", line):
@@ -90,10 +90,13 @@ def paths_like(word: str) -> list[str]:
         plain = word.strip("'\"")
     found = sorted(glob.glob(f"{glob.escape(os.path.expanduser(plain))}*"))
     home = os.path.expanduser("~")
-    if plain.startswith("~"):
+    if plain == "~" or plain.startswith("~/"):  # not ~somebody, who lives elsewhere
         found = [f"~{path.removeprefix(home)}" for path in found]
     named = [f"{path}/" if os.path.isdir(os.path.expanduser(path)) else path for path in found]
-    return [re.sub(r"([^\w./~+:@%,=-])", r"\\\1", path) for path in named]
+    # files come out of sandboxes as well: a line break would begin a line of the person's cell,
+    # and a name that is no Unicode cannot be sent
+    shown = (path for path in named if path.isprintable())
+    return [re.sub(r"([^\w./~+:@%,=-])", r"\\\1", path) for path in shown]
 
 
 def described(source: str, cursor: int) -> str:

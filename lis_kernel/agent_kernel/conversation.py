@@ -17,16 +17,16 @@ from lis_kernel.agent import Agent, events
 from lis_kernel.agent.handover import as_told
 from lis_kernel.agent.shared import SharedSandbox
 from lis_kernel.agent.workspace import check_files, given_name
-from lis_kernel.config import RunConfig
-from lis_kernel.errors import LisKernelError, SandboxBusy, SandboxError
+from lis_kernel.config import ModelConfig, RunConfig
+from lis_kernel.errors import ConfigError, SandboxBusy, SandboxError
 from lis_kernel.kernel.outputs import OnMessage
-from lis_kernel.models import make_model
+from lis_kernel.models import make_model, split_name
 from lis_kernel.protocols import Model
 from lis_kernel.tools.toolset import toolset
 from lis_kernel.trajectory import Trajectory
 from lis_kernel.types import CellResult, Message, Task
 
-__all__ = ["Conversation"]
+__all__ = ["Conversation", "settings_of"]
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,27 @@ NO_LIMIT = 30 * 86_400.0
 """Seconds of a person's cell, who has a stop button."""
 END_SECONDS = 3.0
 """How long a run may take to close its notebook when the kernel is told to end."""
+SHARED = {"base_url", "api_key_env", "temperature", "timeout", "retries"}
+"""Settings that other models of the same provider share: its server, and what the person wants of
+any of them. The rest, `extra_body` with its thinking and templates too, fits one model."""
+
+
+def settings_of(name: str, given: ModelConfig) -> ModelConfig:
+    """The settings of the model `name`, where `given` are those that the person configured.
+
+    Another provider's model shares none of them: its key is not for the server of `given`.
+
+    Raises:
+        ConfigError: the name has no provider.
+    """
+    if name == given.name:
+        return given
+    provider, _ = split_name(name)
+    try:
+        same = provider == split_name(given.name)[0]
+    except ConfigError:  # the configured name is wrong, which is why another one is asked for
+        same = False
+    return ModelConfig(name=name, **given.model_dump(include=SHARED if same else set()))
 
 
 class Conversation:
@@ -58,6 +79,7 @@ class Conversation:
         self, config: RunConfig, out: Path = Path("runs"), say: Callable[[str], None] = log.info
     ) -> None:
         self.config = config
+        self._given = config.model
         self.out = out
         self.messages: list[Message] = []
         self.files: list[Path] = []
@@ -81,27 +103,25 @@ class Conversation:
     async def use_model(self, name: str) -> None:
         """Have `name` answer from here on; the model before it stays if that does not work.
 
+        Of what was configured it has what `settings_of` says, whichever model was before it.
+
         Raises:
             ConfigError: there is no such model, or a setting of it is wrong.
             ModelAuth: it needs a key and there is none.
         """
-        config = self.config.model.model_copy(update={"name": name})
+        config = settings_of(name, self._given)
         # in a thread: a provider's SDK takes a second to load
         model = await asyncio.to_thread(make_model, config)
-        await self._drop_model()
-        self._model = model
+        former, self._model = self._model, model
         self.config = self.config.model_copy(update={"model": config})
+        if former is not None:
+            await former.aclose()
 
     async def _have_model(self) -> Model:
         """The model, which lives as long as the kernel: a local one is loaded once."""
         if self._model is None:
             self._model = await asyncio.to_thread(make_model, self.config.model)
         return self._model
-
-    async def _drop_model(self) -> None:
-        model, self._model = self._model, None
-        if model is not None:
-            await model.aclose()
 
     # -- the sandbox -----------------------------------------------------------------------------
 
@@ -190,7 +210,6 @@ class Conversation:
                 short = len(prompt) <= REPEATED_CHARS
                 task = f"The task is:\n{prompt}" if short else "The task is the one above."
                 agent.say("\n\n".join([NEWS, *self._news, task]))
-                self._news.clear()
             on_event(event)
 
         agent = Agent(
@@ -210,11 +229,13 @@ class Conversation:
         finally:
             self._agent = None
             self._free.set()
-        self._here.update(self.files)
-        if trajectory.turns:  # else the model was told nothing, and may be told again
+        # else the model was told nothing, and may be told again; nor need the files be there
+        if trajectory.turns:
             self.messages = list(agent.messages)
             self._continues = trajectory.path.parent.name
+            self._news.clear()
             self.files.clear()
+            self._here.clear()
         return trajectory
 
     def _check_protocol(self, protocol: str) -> None:
@@ -261,11 +282,15 @@ class Conversation:
                     await self._free.wait()
         shared = self._shared
         try:
-            with contextlib.suppress(LisKernelError, OSError):
-                await self._drop_model()
             await self.reset()
         except SandboxBusy:  # the run does not end; its sandbox does
             if shared is not None:
                 shared.sandbox.cleanup()
         except Exception:
             log.exception("the sandbox could not be removed")
+        model, self._model = self._model, None
+        if model is not None:  # last: a client that hangs or fails must not keep the sandbox
+            try:
+                await model.aclose()
+            except Exception:
+                log.exception("the model's client could not be closed")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-import time
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
@@ -37,7 +36,6 @@ ASK_SECONDS = 5.0
 """For completion by the sandbox's kernel."""
 END_SECONDS = 4.5
 """jupyter_client waits five for a kernel that it asked to end, and kills it then."""
-LISTEN_SECONDS = 2.0
 MATCHES = 500
 MATCH_CHARS = 200
 LANGUAGE: dict[str, object] = {
@@ -109,15 +107,6 @@ class AgentKernel(Kernel):
 
     # -- a cell ----------------------------------------------------------------------------------
 
-    async def _listened(self) -> None:
-        """Wait for a client that asks before it listens: it would wait for ever for the end.
-
-        `jupyter console` does so with its first cell.
-        """
-        deadline = time.monotonic() + LISTEN_SECONDS
-        while not self.parent.listened() and time.monotonic() < deadline:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-
     async def do_execute(
         self,
         code: str,
@@ -136,7 +125,6 @@ class AgentKernel(Kernel):
         }
         if silent or not code.strip():
             return reply
-        await self._listened()
         parent = self.get_parent("shell")
 
         def publish(kind: str, content: dict[str, Any]) -> None:
@@ -146,7 +134,7 @@ class AgentKernel(Kernel):
 
         screen = self._screen = Screen(publish, parent, self.execution_count)
         self._presses = 0
-        work = self._work = asyncio.create_task(carry_out(code, self._talk, screen))
+        work = self._work = asyncio.create_task(self._cell(code, screen))
         try:
             await asyncio.wait({work})
         finally:
@@ -160,6 +148,10 @@ class AgentKernel(Kernel):
         }
         publish("error", error)
         return {**reply, **error, "status": "error"}
+
+    async def _cell(self, code: str, screen: Screen) -> None:
+        await self.parent.listened()  # in the task of the cell: an interrupt ends this as well
+        await carry_out(code, self._talk, screen)
 
     def interrupt(self) -> None:
         """Stop what runs; asked again, without waiting for its last words. On the main loop."""

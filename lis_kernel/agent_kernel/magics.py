@@ -91,7 +91,7 @@ def _files(rest: str, talk: Conversation, screen: Screen) -> None:
 
 def _paths(word: str) -> list[Path]:
     """The files that a word means; a pattern only where no file has that very name."""
-    path = Path(word).expanduser()
+    path = Path(os.path.expanduser(word))  # pathlib's raises where there is no such user
     if path.exists() or not glob.has_magic(word):
         return [Path(os.path.abspath(path))]
     found = sorted(glob.glob(str(path)))

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from leftovers import processes_of
 from story import CheckedModel, bash, cells, check_notebook, python, reply, submit
+from wire import Say, WireServer
 
 from lis_kernel.agent import events
 from lis_kernel.agent_kernel import conversation
 from lis_kernel.agent_kernel.app import config_of
 from lis_kernel.agent_kernel.conversation import Conversation
-from lis_kernel.errors import ConfigError
+from lis_kernel.errors import ConfigError, ModelUnavailable
 from lis_kernel.trajectory import Trajectory
 from lis_kernel.types import AssistantMessage, StopReason, ToolMessage, UserMessage
 
@@ -23,9 +26,10 @@ pytestmark = pytest.mark.bwrap
 class Notebook:
     """A conversation, and what was said in it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **words: Any) -> None:
         self.said: list[str] = []
-        config = config_of({"limits": {"grace_seconds": 3}}, "scripted:one")
+        words = {"model": {"name": "scripted:one"}, **words}
+        config = config_of({"limits": {"grace_seconds": 3}, **words})
         self.talk = Conversation(config, folder / "runs", say=self.said.append)
         self.seen: list[events.Event] = []
         self.on_event: Callable[[events.Event], None] = lambda _: None
@@ -146,6 +150,97 @@ async def test_a_model_that_never_answered_leaves_no_trace(notebook, models) -> 
     await notebook.talk.use_model("scripted:two")
     assert (await notebook.task("Do it.")).answer == "1"
     assert users(models["scripted:two"], 0) == ["Do it."]
+
+
+async def test_what_a_model_was_not_told_the_next_one_is(notebook, models, work) -> None:
+    """What people ran, and the files, when a model fails before its first word."""
+
+    class Down(CheckedModel):
+        async def prepare(self, progress: Any = None) -> None:
+            raise ModelUnavailable("no answer")
+
+    models["scripted:one"] = Down.from_replies([])
+    model = models["scripted:two"] = CheckedModel.from_replies([reply(submit("1"))])
+    (work / "a.csv").write_text("one\n")
+    await notebook.code("y = 1; print(y)")
+    notebook.talk.give([work / "a.csv"])
+    assert (await notebook.task("Do it.")).stop_reason is StopReason.MODEL_ERROR
+    assert await notebook.code("%%bash\ncat input/a.csv") == "one\n"
+    await notebook.talk.use_model("scripted:two")
+    assert (await notebook.task("Do it.")).answer == "1"
+    assert "y = 1; print(y)" in users(model, 0)[0] and "a.csv" in users(model, 0)[0]
+    assert notebook.talk._news == []
+
+
+async def test_files_of_a_run_that_never_began_are_put_in_later(notebook, models, work) -> None:
+    models["scripted:one"] = CheckedModel.from_replies([])
+    (work / "a.csv").write_text("one\n")
+    notebook.talk.give([work / "a.csv"])
+    notebook.on_event = lambda e: notebook.talk.stop() if type(e) is events.RunStarted else None
+    assert (await notebook.task("Do it.")).stop_reason is StopReason.INTERRUPTED
+    assert await notebook.code("%%bash\ncat input/a.csv") == "one\n"
+
+
+async def test_a_client_that_cannot_be_closed_keeps_no_sandbox(notebook, models, runtime) -> None:
+    class Broken(CheckedModel):
+        async def aclose(self) -> None:
+            raise RuntimeError("the event loop is closed")
+
+    models["scripted:one"] = Broken.from_replies([reply(submit("1"))])
+    await notebook.task("Do it.")
+    assert processes_of(runtime)
+    await notebook.talk.close()
+    assert not any(runtime.iterdir())
+
+
+PROVIDERS = ("anthropic", "openai")
+KEYS = {name: f"sk-of-{name}" for name in PROVIDERS}
+
+
+@pytest.mark.parametrize("configured", PROVIDERS)
+async def test_a_key_goes_to_no_server_of_another_provider(
+    work: Path, monkeypatch: pytest.MonkeyPatch, configured: str
+) -> None:
+    (other,) = set(PROVIDERS) - {configured}
+    v1 = {"anthropic": "", "openai": "/v1"}
+    for name, key in KEYS.items():
+        monkeypatch.setenv(f"{name.upper()}_API_KEY", key)
+    done = Say(calls=[("submit", {"answer": "42"})], tokens=(1_000_000, 0, 1_000_000))
+    with WireServer([done] * 3) as mine, WireServer([done]) as theirs:
+        monkeypatch.setenv(f"{other.upper()}_BASE_URL", theirs.url + v1[other])
+        settings = {
+            "name": f"{configured}/mine",
+            "base_url": mine.url + v1[configured],
+            "temperature": 0.5,
+            "prices": [1, 2],
+            "context_window": 50_000,
+            "max_output_tokens": 99,
+            "extra_body": {"top_k": 3},
+        }
+        notebook = Notebook(work, model=settings)
+        try:
+            first = await notebook.task("One.")
+            await notebook.talk.use_model(f"{other}/unheard-of")
+            second = await notebook.task("Two.")
+            await notebook.talk.use_model(f"{configured}/unheard-of")
+            third = await notebook.task("Three.")
+            await notebook.talk.use_model(f"{configured}/mine")
+            fourth = await notebook.task("Four.")
+        finally:
+            await notebook.talk.close()
+    assert KEYS[other] not in str(mine.headers) and KEYS[configured] not in str(theirs.headers)
+    assert KEYS[configured] in str(mine.headers) and KEYS[other] in str(theirs.headers)
+    assert {str(t.stop_reason) for t in (first, second, third, fourth)} == {"submitted"}
+    assert mine.refused == theirs.refused == []
+    assert [one["model"] for one in mine.requests] == ["mine", "unheard-of", "mine"]
+    # its price, its bound and its own settings are the configured model's alone
+    assert [t.usage.cost_usd for t in (first, second, third, fourth)] == [3.0, None, None, 3.0]
+    assert ["top_k" in one for one in mine.requests] == [True, False, True]
+    assert [99 in one.values() for one in mine.requests] == [True, False, True]
+    assert [one.get("temperature") for one in mine.requests] == [0.5] * 3
+    (request,) = theirs.requests
+    assert not {"temperature", "top_k"} & set(request) and 99 not in request.values()
+    assert fourth.metadata["config"]["model"] == first.metadata["config"]["model"]
 
 
 async def test_another_model_goes_on_unless_it_is_asked_in_another_way(notebook, models) -> None:

@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from agent_console import Console
+from jupyter_client.manager import AsyncKernelManager
 from leftovers import left_within, processes_of
 from story import bash, check_notebook, python, reply, submit
 
 from lis_kernel.agent import remote
+from lis_kernel.kernel import kernelspec
 from lis_kernel.trajectory import load
 
 pytestmark = pytest.mark.bwrap
@@ -120,6 +123,7 @@ async def test_errors_name_the_fix_and_fail_the_cell(start, script, work: Path) 
         "%model scripted:none.json": "%model: cannot read none.json",
         "%model anthropic/claude-sonnet-5-5": "ANTHROPIC_API_KEY",
         "%files none.csv": "does not exist",
+        "%files ~no-such-user/a.csv": "does not exist",
         "%files *.none": "%files: nothing fits '*.none'",
         "%files 'a": "No closing quotation",
         "%turns": "Write e.g. %turns 20",
@@ -205,6 +209,32 @@ async def test_an_interrupt_stops_the_run_and_the_kernel_lives(start, script) ->
         deaf = await interrupted(f"%%python\nprint('here')\n{DEAF}", by_message, "here\\n", 2)
         assert deaf.reply["ename"] == "KeyboardInterrupt" and "%reset" in deaf.text
         assert (await console.run("%reset\n%python print(2)")).text.endswith("2")
+
+
+async def test_an_interrupt_while_it_waits_for_a_listener(work: Path) -> None:
+    """A client that only asks: the kernel waits for it to listen, and can be stopped meanwhile."""
+    manager = AsyncKernelManager(kernel_name=kernelspec.AGENT)
+    await manager.start_kernel()
+    client = manager.client()
+    client.start_channels(iopub=False, stdin=False, hb=False)
+    console = Console(manager, client)
+    try:
+        await console.ask("kernel_info")
+        cell = {"code": "%help", "silent": False, "stop_on_error": False}
+        asked = asyncio.create_task(console.ask("execute", **cell))
+        while not asked.done():  # it comes by another channel than the cell, and may be too early
+            await manager.interrupt_kernel()
+            await asyncio.wait({asked}, timeout=0.1)
+        assert (await asked)["ename"] == "KeyboardInterrupt"
+        assert (await console.ask("execute", **cell))["status"] == "ok"
+    finally:
+        client.stop_channels()
+        await manager.shutdown_kernel()
+
+
+async def test_a_line_of_python_may_hold_a_line_separator(start) -> None:
+    async with start() as console:
+        assert (await console.run("%python print('a\u2028b' == 'a\\u2028b')")).text[:4] == "True"
 
 
 async def test_a_restart_is_a_new_sandbox(start, script, runtime: Path) -> None:

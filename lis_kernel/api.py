@@ -75,6 +75,7 @@ def run(
     Raises:
         ConfigError: a setting or file is wrong; nothing was started.
     """
+    named = model or default_model(os.environ, model_settings.get("base_url"))
     config = _config(
         pool,
         {
@@ -87,7 +88,7 @@ def run(
             "rootfs": rootfs,
         },
         limits,
-        model={"name": model or default_model(os.environ), **model_settings},
+        model={"name": named, **model_settings},
         budget=budget or Budget(),
         tools=tools,
         more_tools=tuple(more_tools),
@@ -176,7 +177,7 @@ def _batch(
     sandbox = {name: words.pop(name, None) for name in SandboxConfig.model_fields}
     limits = words.pop("limits", None)
     ours = {name: words.pop(name) for name in OURS if name in words}
-    name = words.pop("model", None) or default_model(os.environ)
+    name = words.pop("model", None) or default_model(os.environ, words.get("base_url"))
     config = _config(pool, sandbox, limits, model={"name": name, **words}, **ours)
     asked = [task if isinstance(task, Task) else Task(prompt=task) for task in tasks]
     batch = Batch(config, out=out, concurrency=concurrency, pool=pool, on_event=on_event)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from lis_kernel.agent import events
@@ -139,12 +139,18 @@ class Agent:
             self._sandbox.cleanup()
 
     async def arun(
-        self, task: Task, *, history: Sequence[Message] = (), continues: str = ""
+        self,
+        task: Task,
+        *,
+        history: Sequence[Message] = (),
+        continues: str = "",
+        placed: Collection[Path] = (),
     ) -> Trajectory:
         """Run `task` to its end.
 
         `history` is a conversation that the task goes on with (see `messages`), and `continues`
-        names the trajectory that holds it.
+        names the trajectory that holds it. Of the task's files those in `placed` lie in the shared
+        sandbox already, as people left them.
 
         Raises:
             ConfigError: a setting or a file of the task is wrong; nothing was started.
@@ -162,7 +168,7 @@ class Agent:
                 if self._shared is not None:
                     await stack.enter_async_context(self._shared.taken(self))
                 self._sandbox = self._kind.sandbox(self._say, self._progress)
-                self._run = Run(self, task, model, self._sandbox, history, continues)
+                self._run = Run(self, task, model, self._sandbox, history, continues, placed)
                 return await self._run.carry_out()
         finally:
             self._work, self._sandbox, self._run, self._stopped = None, None, None, False

@@ -54,12 +54,12 @@ class Handover:
         if self.state in ("starting", "running", "paused"):  # also if it was just told to go on
             self._go.clear()
             if self.state == "running":
-                self.state = "pausing"
+                self.state = "pausing" if self._paused_at is None else "paused"
 
     def resume(self) -> None:
         """Have the model go on, once a cell that a person runs is over."""
         self._go.set()
-        if self.state == "pausing":
+        if self.state == "pausing" or (self.state == "paused" and not self.working.locked()):
             self.state = "running"
 
     def end(self) -> None:
@@ -88,7 +88,7 @@ class Handover:
                     pass
         finally:
             self._waited, self._paused_at = self.waited, None
-            if self.state == "paused":
+            if self.state in ("paused", "running"):
                 self.state = "running"
                 self._tell(events.Resumed())
 

@@ -11,7 +11,7 @@ from typing import Any
 from lis_kernel.agent import events
 from lis_kernel.agent.handover import Handover
 from lis_kernel.agent.turn import cut_short
-from lis_kernel.errors import SandboxBusy
+from lis_kernel.errors import SandboxBusy, SandboxLost
 from lis_kernel.kernel.outputs import OnMessage, clean_text
 from lis_kernel.kernel.session import KernelSession
 from lis_kernel.tools.toolset import toolset
@@ -38,6 +38,7 @@ class Guests:
         self._tools = toolset("notebook")
         self._task: asyncio.Task[CellResult] | None = None
         self._number = 0
+        self._ended = False
 
     async def run(
         self,
@@ -51,6 +52,7 @@ class Guests:
 
         Raises:
             SandboxBusy: the model is at work, or another person's cell; nothing was run.
+            SandboxLost: the run was ended meanwhile, and the cell with it.
             SandboxError, KernelError: as `KernelSession.execute`; the run ends with it.
         """
         self._check_paused()
@@ -63,8 +65,10 @@ class Guests:
             try:
                 return await asyncio.shield(self._task)
             except asyncio.CancelledError:
-                # whoever asked is gone, or the run ends: the cell must, and be recorded
-                self._task.cancel()
+                asked = asyncio.current_task()
+                if self._ended and not (asked and asked.cancelling()):
+                    raise SandboxLost("the run has ended, and the cell with it") from None
+                self._task.cancel()  # whoever asked is gone: the cell must end, and be recorded
                 await asyncio.wait({self._task})
                 raise
             finally:
@@ -76,6 +80,7 @@ class Guests:
 
     async def end(self) -> None:
         """The run ends: a cell that still runs is interrupted and recorded."""
+        self._ended = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})

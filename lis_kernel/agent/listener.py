@@ -44,6 +44,8 @@ class _Follower:
     def __init__(self) -> None:
         self._lines: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._bytes = 0
+        self.behind = False
+        """It was left, and what it did not read was dropped."""
 
     def put(self, line: bytes) -> bool:
         """Whether there was room for it."""
@@ -53,10 +55,12 @@ class _Follower:
         self._lines.put_nowait(line)
         return True
 
-    def forget(self) -> None:
-        """Drop what waits."""
+    def leave(self) -> None:
+        """Drop what waits; nothing follows."""
+        self.behind = True
         while not self._lines.empty():
             self._lines.get_nowait()
+        self.end()
 
     def end(self) -> None:
         """Nothing follows."""
@@ -128,8 +132,7 @@ class Listener:
             line = json.dumps(events.to_json(event)).encode() + b"\n"
             for follower in [one for one in self._followers if not one.put(line)]:
                 self._followers.discard(follower)
-                follower.forget()
-                follower.end()
+                follower.leave()
 
     async def close(self) -> None:
         """Tell followers of the end, and leave nothing behind."""
@@ -156,13 +159,16 @@ class Listener:
         self._connected.add(task)
         try:
             with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, ValueError):
-                while line := await reader.readline():
-                    await self._handle(line, writer)
+                while (line := await reader.readline()) and await self._handle(line, writer):
+                    pass
+        except asyncio.CancelledError:
+            pass  # by `close`; a task that ends so is a fault to asyncio's streams before 3.12
         finally:
             self._connected.discard(task)
             writer.close()
 
-    async def _handle(self, line: bytes, writer: asyncio.StreamWriter) -> None:
+    async def _handle(self, line: bytes, writer: asyncio.StreamWriter) -> bool:
+        """Answer one request; whether another may come, which after events none does."""
         follower: _Follower | None = None
         try:
             words = json.loads(line)
@@ -178,13 +184,17 @@ class Listener:
         writer.write(json.dumps(answer).encode() + b"\n")
         await writer.drain()
         if follower is None:
-            return
+            return True
         try:
             while (waiting := await follower.next()) is not None:
                 writer.write(waiting)
                 await writer.drain()
+            if follower.behind:
+                writer.write(b'{"event": "behind"}\n')
+                await writer.drain()
         finally:
             self._followers.discard(follower)
+        return False
 
     async def _answer(self, words: dict[str, Any]) -> dict[str, Any]:
         agent = self._agent

@@ -15,7 +15,8 @@ import contextlib
 import logging
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lis_kernel.agent import events, record
@@ -68,6 +69,7 @@ class Run:
         sandbox: Sandbox,
         history: Sequence[Message],
         continues: str,
+        placed: Collection[Path],
     ) -> None:
         self.agent = agent
         self.config = agent.config
@@ -88,6 +90,7 @@ class Run:
         self.since = 0 if self.shared is None else now_of_files()
         """Files that are older are another run's."""
         self.history = list(history)
+        self.placed = placed
         self.handover = Handover(self.tell)
         self.folder = RunFolder(agent.out, task.prompt)
         facts = record.metadata(task, self.config, self.protocol)
@@ -175,17 +178,26 @@ class Run:
             log.exception("the sandbox could not be removed")
         seconds = time.monotonic() - started - self.handover.waited
         self._close(reason, detail, taken, seconds)
-        await self.recorder.saved()
-        if self.shared is not None:
-            for cell in self.recorder.notebook["cells"]:
-                ours = cell["metadata"][KEY]
-                if ours.get("kind") in ("call", "human") and ours.get("tool") != "submit":
-                    self.shared.remember(cell)
-        if self.turns is not None:
-            self.agent.messages = list(self.turns.context.messages)
-        self.tell(events.RunEnded(reason, detail, taken.answer, self.folder.notebook))
-        if self.listener is not None:
-            await self.listener.close()
+        try:
+            await self.recorder.saved()
+        except TrajectoryError as error:
+            detail = str(error)
+            raise
+        finally:  # also without its notebook the run is over
+            if self.shared is not None:
+                self._leave(self.shared)
+            if self.turns is not None:
+                self.agent.messages = list(self.turns.context.messages)
+            self.tell(events.RunEnded(reason, detail, taken.answer, self.folder.notebook))
+            if self.listener is not None:
+                await self.listener.close()
+
+    def _leave(self, shared: SharedSandbox) -> None:
+        """Have the sandbox remember what ran in it."""
+        for cell in self.recorder.notebook["cells"]:
+            ours = cell["metadata"][KEY]
+            if ours.get("kind") in ("call", "human") and ours.get("tool") != "submit":
+                shared.remember(cell)
 
     def _outcome(self, work: asyncio.Task[StopReason], late: bool) -> tuple[StopReason, str]:
         """Why the work ended, and a sentence about it."""
@@ -287,7 +299,10 @@ class Run:
             messages = self._open_notebook()
         for path in self.task.files:
             try:
-                put = await asyncio.to_thread(put_in, self.sandbox, path, self.folder.path)
+                there = path in self.placed
+                put = await asyncio.to_thread(
+                    put_in, self.sandbox, path, self.folder.path, placed=there
+                )
             except OSError as error:
                 raise SandboxError(f"{path} could not be put into the sandbox: {error}") from error
             if put is not None:

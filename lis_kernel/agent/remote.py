@@ -90,8 +90,10 @@ def find(run: str | None = None) -> LiveRun:
     """The live run with this id, beginning of an id, folder or notebook; None for the only one.
 
     Raises:
-        ConfigError: there is none, or there are several.
+        ConfigError: there is none, there are several, or `run` is empty.
     """
+    if run == "":  # of an unset variable: every id begins with it, and as a path it is here
+        raise ConfigError("RUN", "it is empty.", "Name a run, or leave RUN out for the only one.")
     runs = live_runs()
     if run is not None:
         exact = [live for live in runs if run == live.id or _same(run, live.path)]
@@ -106,8 +108,10 @@ def find(run: str | None = None) -> LiveRun:
 
 
 def _same(given: str, notebook: str) -> bool:
-    path = Path(given)
-    return path.exists() and path.resolve() in (Path(notebook), Path(notebook).parent)
+    if "\0" in given:  # from a notebook's metadata; no path has it
+        return False
+    # a name that is too long, or a loop of links, has a real path as well
+    return Path(os.path.realpath(given)) in (Path(notebook), Path(notebook).parent)
 
 
 @contextlib.asynccontextmanager
@@ -141,16 +145,30 @@ async def ask(live: LiveRun, do: str, **words: Any) -> dict[str, Any]:
 async def follow(live: LiveRun) -> AsyncIterator[dict[str, Any]]:
     """What happens in a live run from now on, as `events.to_json`, until it ends.
 
-    The first is its `status`, with a `recap` of what happened before: dumps of `recap.Entry`.
+    The first is its `status`, with a `recap` of what happened before: dumps of `recap.Entry`. Who
+    does not take the events for long gets another status, in place of those that were dropped.
 
     Raises:
         ConfigError: the run has ended before it could be followed.
     """
-    async with _connected(live) as (reader, writer):
-        yield {"event": "status", **await _request(live, reader, writer, {"do": "events"})}
-        with contextlib.suppress(ConnectionError):
-            while (line := await reader.readline()).endswith(b"\n"):  # the last may be cut off
-                yield json.loads(line)
+    behind = False
+    while True:
+        try:
+            async with _connected(live) as (reader, writer):
+                yield {"event": "status", **await _request(live, reader, writer, {"do": "events"})}
+                behind = False
+                with contextlib.suppress(ConnectionError):
+                    while not behind and (line := await reader.readline()).endswith(b"\n"):
+                        event = json.loads(line)  # only the last line may be cut off
+                        behind = event["event"] == "behind"
+                        if not behind:
+                            yield event
+        except ConfigError:
+            if behind:  # it ended meanwhile
+                return
+            raise
+        if not behind:
+            return
 
 
 async def _request(

@@ -83,16 +83,20 @@ def given_name(path: Path) -> str:
     return os.path.basename(os.path.abspath(path))
 
 
-def put_in(sandbox: Sandbox, path: Path, folder: Path) -> dict[str, Any] | None:
+def put_in(
+    sandbox: Sandbox, path: Path, folder: Path, *, placed: bool = False
+) -> dict[str, Any] | None:
     """Put a file or folder of the task's in; what the notebook in `folder` shall say of it.
 
-    None if it cannot be described: it was removed meanwhile, or its name is no Unicode. Blocks.
+    One that was `placed` there before is left as people made it. None if it cannot be described:
+    it was removed meanwhile, or its name is no Unicode. Blocks.
 
     Raises:
         SandboxError, OSError: it could not be put in.
     """
     name = given_name(path)
-    sandbox.put(path, f"/testbed/input/{name}")
+    if not placed:
+        sandbox.put(path, f"/testbed/input/{name}")
     try:
         return inputs.record(name, path, folder).model_dump()
     except (OSError, ValueError) as error:

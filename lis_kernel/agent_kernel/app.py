@@ -108,7 +108,7 @@ def config_of(words: Mapping[str, Any], model: str | None = None) -> RunConfig:
     if not isinstance(asked, Mapping):
         fix = 'Write e.g. {"name": "anthropic/claude-sonnet-5-5"}, or use --model.'
         raise ConfigError("--config.model", f"{asked!r} is not an object.", fix)
-    name = asked.get("name") or model or default_model(os.environ)
+    name = asked.get("name") or model or default_model(os.environ, asked.get("base_url"))
     ours["model"] = {**asked, "name": name}
     ours.update(sandbox=sandbox, limits=limits)
     config = checked(RunConfig, ours, lambda name: f"--config.{name}")

@@ -225,7 +225,12 @@ class Conversation:
         self._free.clear()
         try:
             asked = Task(prompt=prompt, files=tuple(self.files))
-            trajectory = await agent.arun(asked, history=self.messages, continues=self._continues)
+            trajectory = await agent.arun(
+                asked,
+                history=self.messages,
+                continues=self._continues,
+                placed=frozenset(self._here),
+            )
         finally:
             self._agent = None
             self._free.set()

@@ -131,7 +131,7 @@ class Agents:
         made = checked(SandboxConfig, asked, lambda name: FIELDS.get(f"sandbox.{name}", name))
         words: dict[str, Any] = {
             "model": {
-                "name": args.model or ("openai/" if args.base_url else default_model(os.environ)),
+                "name": args.model or default_model(os.environ, args.base_url),
                 "base_url": args.base_url,
             },
             "budget": _given(

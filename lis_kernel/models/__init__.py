@@ -62,11 +62,14 @@ def split_name(name: str) -> tuple[str, str]:
     return provider, rest
 
 
-def default_model(environ: Mapping[str, str]) -> str:
+def default_model(environ: Mapping[str, str], base_url: str | None = None) -> str:
     """The model for a user who named none: whatever there is a key for, else a small local one.
 
-    With OPENAI_BASE_URL the name is `openai/`: the client asks that server what it serves.
+    With `base_url` or OPENAI_BASE_URL it is `openai/`: the client asks that server what it serves,
+    and no key for another provider goes there.
     """
+    if base_url:
+        return "openai/"
     if environ.get("ANTHROPIC_API_KEY"):
         return DEFAULT_ANTHROPIC
     if environ.get("OPENAI_BASE_URL"):

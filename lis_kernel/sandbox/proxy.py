@@ -168,16 +168,7 @@ class Proxy:
         assert task is not None  # a server's callback runs in one
         self._tasks.add(task)
         try:
-            if len(self._tasks) > self.bounds.connections:
-                self._note("?", 0, False, "too many connections at a time")
-                raise Refusal(503, "too many connections of this sandbox at a time")
-            await self._request(reader, writer)
-        except Refusal as refusal:
-            writer.write(refusal.answer())
-            if len(self._tasks) <= 2 * self.bounds.connections:
-                await self._linger(reader, writer)
-        except (OSError, TimeoutError, EOFError, BadHead, BadHello) as error:
-            log.debug("a connection of the sandbox ended: %s", error)
+            await self._converse(reader, writer)
         except asyncio.CancelledError:
             writer.transport.abort()  # the sandbox stops
         finally:
@@ -188,6 +179,20 @@ class Proxy:
             except (OSError, TimeoutError, asyncio.CancelledError):
                 writer.transport.abort()
             self._tasks.discard(task)
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One request, and its answer or a refusal."""
+        try:
+            if len(self._tasks) > self.bounds.connections:
+                self._note("?", 0, False, "too many connections at a time")
+                raise Refusal(503, "too many connections of this sandbox at a time")
+            await self._request(reader, writer)
+        except Refusal as refusal:
+            writer.write(refusal.answer())
+            if len(self._tasks) <= 2 * self.bounds.connections:
+                await self._linger(reader, writer)
+        except (OSError, TimeoutError, EOFError, BadHead, BadHello) as error:
+            log.debug("a connection of the sandbox ended: %s", error)
 
     async def _linger(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Read what the client still sends for a moment: closing at once would take its answer."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import html
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from story import bash, cells, python, reply, shown, submit
 from lis_kernel import cards
 from lis_kernel.agent import events
 from lis_kernel.agent.handover import Handover, as_told
-from lis_kernel.errors import SandboxBusy
+from lis_kernel.errors import SandboxBusy, SandboxLost
 from lis_kernel.trajectory.notebook import KEY
 from lis_kernel.types import StopReason
 
@@ -82,7 +81,7 @@ async def test_a_pause_takes_no_time_from_the_budget_and_a_stop_ends_it(tmp_path
     trajectory = await story.end()
     assert trajectory.stop_reason is StopReason.INTERRUPTED
     assert trajectory.seconds < 6
-    with contextlib.suppress(asyncio.CancelledError):
+    with pytest.raises(SandboxLost, match="the run has ended"):
         await cell
     assert cells(trajectory, "human")[0]["metadata"][KEY]["status"] == "interrupted"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from live_story import Story, pause_at
 from story import bash, cells, python, reply, submit
 
 from lis_kernel.agent import events, listener, remote
-from lis_kernel.errors import ConfigError
+from lis_kernel.errors import ConfigError, TrajectoryError
 from lis_kernel.trajectory import load
 from lis_kernel.types import StopReason
 
@@ -82,6 +83,96 @@ async def test_who_does_not_read_is_left_and_takes_no_memory(tmp_path: Path, mon
     assert not followers and follower._lines.qsize() <= 1
     assert (await story.end()).answer == "1"
     writer.close()
+
+
+async def test_who_falls_behind_goes_on_with_what_happened_meanwhile(
+    tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(listener, "BEHIND_BYTES", 50_000)
+    monkeypatch.setattr(remote, "LINE_BYTES", 50_000)  # a reader takes twice as much unasked
+    flood = python("for n in range(100): display('x' * 20_000)\nprint('last words')")
+    slow = python("import time; time.sleep(3)")
+    story = Story(tmp_path, reply(flood), reply(slow), reply(submit("1")), listen=True)
+    heard: list[dict[str, Any]] = []
+    reading = asyncio.Event()
+
+    async def watch() -> None:
+        async for event in remote.follow(live):
+            heard.append(event)
+            await reading.wait()
+
+    story.begin()
+    await story.until(events.TurnStarted)
+    live = remote.find()
+    watching = asyncio.create_task(watch())
+    await story.until(events.CallFinished)
+    followers = story.agent._run.listener._followers  # type: ignore[union-attr]
+    assert not followers and [event["event"] for event in heard] == ["status"]
+    reading.set()
+    assert (await story.end()).answer == "1"
+    await asyncio.wait_for(watching, 10)
+    names = [event["event"] for event in heard]
+    assert names.count("status") == 2 and names[-1] == "run_ended" and "behind" not in names
+    again = heard[len(names) - 1 - names[::-1].index("status")]
+    assert "last words" in str(again["recap"])
+
+
+async def test_a_run_that_is_followed_ends_without_a_fault(tmp_path: Path) -> None:
+    faults: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
+    story = Story(tmp_path, reply(bash("sleep 1")), reply(submit("1")), listen=True)
+    story.begin()
+    await story.until(events.CallStarted)
+    live = remote.find()
+    idle = await asyncio.open_unix_connection(live.socket)  # and one that only looks
+
+    async def watch() -> str:
+        return [event["event"] async for event in remote.follow(live)][-1]
+
+    watching = asyncio.create_task(watch())
+    await story.until(events.CallFinished)
+    served = story.agent._run.listener._connected  # type: ignore[union-attr]
+    assert len(served) == 2
+    idle[1].write(b'{"do": "status"}\n')
+    assert b'"running"' in await idle[0].readline()
+    await story.end()
+    assert await watching == "run_ended" and not served
+    assert await idle[0].read() == b""
+    idle[1].close()
+    assert faults == []
+
+
+async def test_a_run_whose_folder_goes_is_over_all_the_same(tmp_path: Path) -> None:
+    story = Story(tmp_path, reply(bash("sleep 1")), reply(submit("1")), listen=True)
+    story.begin()
+    await story.until(events.CallStarted)
+    shutil.rmtree(Path(remote.find().path).parent)
+    with pytest.raises(TrajectoryError, match="cannot be written"):
+        await story.run
+    ended = await story.until(events.RunEnded)
+    assert "cannot be written" in ended.detail
+    assert remote.live_runs() == [] and story.agent.state == "idle"
+    assert story.agent.messages, "one may go on with the conversation"
+
+
+async def test_to_resume_is_said_at_once(tmp_path: Path) -> None:
+    story = Story(tmp_path, *[reply(bash("true"))] * 3, reply(submit("1")), listen=True)
+    pause_at(story, events.CallStarted)
+    story.begin()
+    await story.until(events.Paused)
+    live = remote.find()
+    assert (await remote.ask(live, "resume"))["state"] == "running"
+    story.agent.pause()
+    story.agent.resume()
+    story.agent.pause()
+    async with asyncio.timeout(20):
+        while story.agent.state != "paused":
+            await asyncio.sleep(0.01)
+    assert (await story.agent.run_cell("1")).status == "ok"
+    story.agent.resume()
+    assert (await story.end()).answer == "1"
+    kinds = [type(event) for event in story.seen]
+    assert kinds.count(events.Paused) == kinds.count(events.Resumed) > 1
 
 
 def test_records_that_others_could_have_written_are_none(runtime: Path) -> None:
@@ -174,6 +265,28 @@ async def test_a_jupyter_client_joins_through_the_door(tmp_path: Path) -> None:
     assert sources[:2] == ["x += 1; print(x)", "1/0"] and len(sources) == 4
     assert not Path(facts["connection_file"]).exists()
     assert load(trajectory.path).verify()
+
+
+async def test_a_cell_at_the_door_is_answered_when_the_run_is_stopped(tmp_path: Path) -> None:
+    story = Story(tmp_path, reply(bash("true")), reply(submit("1")), listen=True)
+    pause_at(story, events.CallStarted)
+    story.begin()
+    await story.until(events.Paused)
+    facts = await remote.ask(remote.find(), "attach")
+    client = AsyncKernelClient(connection_file=facts["connection_file"])
+    client.load_connection_file()
+    client.start_channels()
+    try:
+        await client.wait_for_ready(timeout=20)
+        client.execute("import time; time.sleep(60)")
+        await story.until(events.HumanStarted)
+        story.agent.stop()
+        answer = await client.get_shell_msg(timeout=20)
+        assert answer["content"]["ename"] == "SandboxLost"
+        assert "the run has ended" in answer["content"]["evalue"]
+    finally:
+        client.stop_channels()
+    assert cells(await story.end(), "human")[0]["metadata"]["tags"][-1] == "skip-execution"
 
 
 async def test_cells_at_the_door_wait_for_a_pause(tmp_path: Path) -> None:

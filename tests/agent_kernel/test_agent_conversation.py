@@ -115,6 +115,19 @@ async def test_files_are_there_at_once_and_the_next_task_is_told(notebook, model
         notebook.talk.give([work / "none"])
 
 
+async def test_what_a_person_made_of_a_file_is_what_the_model_finds(notebook, models, work) -> None:
+    models["scripted:one"] = CheckedModel.from_replies(
+        [reply(bash("cat input/a.csv")), reply(submit("1"))]
+    )
+    (work / "a.csv").write_text("one\n")
+    notebook.talk.give([work / "a.csv"])
+    await notebook.code("%%bash\necho mine > input/a.csv")
+    trajectory = await notebook.task("Look.")
+    assert trajectory.turns[0].calls[0].outputs[0]["text"] == "mine\n"
+    (put,) = trajectory.metadata["task"]["inputs"]
+    assert put["name"] == "a.csv"
+
+
 async def test_a_stopped_run_is_no_end_of_the_conversation(notebook, models) -> None:
     """Also in the middle of a reply's calls: each of them has an answer when it goes on."""
     model = models["scripted:one"] = CheckedModel.from_replies(

@@ -135,7 +135,7 @@ def test_a_failed_cell_stops_those_that_wait(notebook: Notebook) -> None:
 def test_an_interrupt_interrupts_the_sandboxs_cell(notebook: Notebook) -> None:
     notebook.run("%%sandbox\nimport time; kept = 1")
     cell = notebook.start(
-        "%%sandbox\nprint('begun', flush=True)\ntry:\n    time.sleep(60)\n"
+        "%%sandbox\ntry:\n    print('begun', flush=True)\n    time.sleep(60)\n"
         "finally:\n    print('last words', flush=True)"
     )
     notebook.until(cell.stream)
@@ -153,9 +153,9 @@ def test_an_interrupt_interrupts_the_sandboxs_cell(notebook: Notebook) -> None:
 def test_a_second_interrupt_gives_a_deaf_cell_up(notebook: Notebook) -> None:
     notebook.run("%%sandbox\nopen('/testbed/kept', 'w').close(); x = 1")
     cell = notebook.start(
-        "%%sandbox\nimport time\nprint('begun', flush=True)\nwhile True:\n"
-        "    try:\n        time.sleep(0.1)\n    except KeyboardInterrupt:\n"
-        "        print('no', flush=True)"
+        "%%sandbox\nimport time\nword = 'begun'\nwhile True:\n"
+        "    try:\n        print(word, flush=True); word = ''\n        time.sleep(0.1)\n"
+        "    except KeyboardInterrupt:\n        print('no', flush=True)"
     )
     notebook.until(cell.stream)
     notebook.interrupt()

@@ -40,6 +40,7 @@ def test_default_is_what_there_is_a_key_for() -> None:
     assert default_model({"ANTHROPIC_API_KEY": "a", "OPENAI_API_KEY": "b"}) == DEFAULT_ANTHROPIC
     assert default_model({"OPENAI_API_KEY": "b"}).startswith("openai/gpt")
     assert default_model({"OPENAI_API_KEY": "b", "OPENAI_BASE_URL": "http://x"}) == "openai/"
+    assert default_model({"ANTHROPIC_API_KEY": "a"}, "http://x") == "openai/"
 
 
 def test_importing_the_package_loads_no_sdk() -> None:

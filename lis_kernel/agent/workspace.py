@@ -40,8 +40,13 @@ REFUSALS = 100
 """Most sentences about files that were not taken out; a sandbox can make a million symlinks."""
 
 
-def check_files(paths: tuple[Path, ...], room: int) -> None:
+MORE = "Raise --disk (limits.disk_bytes), or give the folder with --mount."
+
+
+def check_files(paths: tuple[Path, ...], room: int, more: str = MORE) -> None:
     """See that the task's files can be given to a sandbox with a disk of `room` bytes.
+
+    `more` says how one gets a larger one.
 
     Raises:
         ConfigError: one is missing or unreadable, two have the same name, or they are too large.
@@ -68,7 +73,7 @@ def check_files(paths: tuple[Path, ...], room: int) -> None:
         raise ConfigError(
             "--files",
             f"they take {amount(needed)}, and the sandbox's disk has {amount(room)}.",
-            "Raise --disk (limits.disk_bytes), or give the folder with --mount.",
+            more,
         )
 
 

@@ -6,11 +6,12 @@ then part of it, and `%agent resume` (or the view's button) hands back to the mo
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
 import threading
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from IPython.core.magic_arguments import argument, magic_arguments
 from lis_kernel._sync import soon, submit
 from lis_kernel.agent import Agent, events
 from lis_kernel.agent.shared import SharedSandbox
+from lis_kernel.agent.workspace import check_files
 from lis_kernel.config import RunConfig, SandboxConfig, checked
 from lis_kernel.errors import ConfigError, SandboxBusy
 from lis_kernel.magics.arguments import parsed
@@ -146,6 +148,12 @@ class Agents:
         config = checked(RunConfig, words, lambda name: FIELDS.get(name, name))
         paths = tuple(Path(path).expanduser().absolute() for path in args.files or ())
         shared = self._named.use(args.name, made if asked else None)
+        with _as_asked():
+            more = (
+                f"Begin a sandbox with a larger one: %sandbox limits {shared.name} --disk SIZE, or "
+                f"with the folder: %%sandbox -n {shared.name} --mount HOST:INSIDE."
+            )
+            check_files(paths, shared.limits.disk_bytes, more)
         if args.name in self._works or shared.busy is not None:
             which = _option(args.name)
             raise SandboxBusy(
@@ -238,7 +246,8 @@ class Agents:
         self._works.pop(name, None)
         trajectory = None
         try:
-            trajectory = work.future.result()
+            with _as_asked():
+                trajectory = work.future.result()
         finally:
             work.view.close(trajectory)
         if work.output is None:
@@ -252,6 +261,16 @@ def runs_folder() -> Path:
     notebook = Path(os.environ.get("JPY_SESSION_NAME", ""))
     there = notebook.suffix == ".ipynb" and notebook.parent.is_dir()
     return (notebook.parent if there else Path.cwd()) / "runs"
+
+
+@contextlib.contextmanager
+def _as_asked() -> Iterator[None]:
+    """Errors of settings under the names that this magic has for them."""
+    try:
+        yield
+    except ConfigError as error:
+        field = {"--files": "-f", "--out": "runs/"}.get(error.field, error.field)
+        raise ConfigError(field, error.problem, error.fix) from error
 
 
 def _given(**words: Any) -> dict[str, Any]:

@@ -41,8 +41,8 @@ def dump(value: Any, name: str) -> tuple[Form, bytes]:
     data = plain.dump(value, name)
     if len(data) > JSON_BYTES:
         raise NotCopied(
-            f"{name} takes {len(data):,} bytes as JSON, and {JSON_BYTES:,} are copied. "
-            "Make it a data frame or an array, or give it as a file (%sandbox put and get)."
+            f"{name} takes {len(data):,} bytes as JSON, and {JSON_BYTES:,} are copied: make it a "
+            "data frame or an array, or give it as a file (%sandbox put and get)"
         )
     return "json", data
 

@@ -49,7 +49,10 @@ def lay(folder: str, names: list[str], known: dict[str, Any], limit: int) -> Non
             raise values.NotCopied(f"there is no variable {name!r} in the sandbox")
         form, data = values.dump(known[name], name)
         if len(data) > limit:
-            raise values.NotCopied(f"{name} takes {len(data):,} bytes, and {limit:,} are copied")
+            raise values.NotCopied(
+                f"{name} takes {len(data):,} bytes, and {limit:,} are copied: write it to a file "
+                "in the sandbox, and get that (%sandbox get)"
+            )
         Path(folder).mkdir(exist_ok=True)
         Path(folder, f"{name}.{form}").write_bytes(data)
 

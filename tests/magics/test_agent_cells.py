@@ -90,10 +90,13 @@ def test_budgets_and_wrong_options(notebook: Notebook, script: Script) -> None:
     model = script(*[reply(python("1"))] * 5)
     notebook.run(f"%%agent -m {model} -o t --max-turns 2\nGo on.")
     assert notebook.value("str(t.stop_reason)") == "'max_turns'"
+    with (notebook.folder / "large").open("wb") as file:
+        file.truncate(2 << 30)
     for source, said in {
         "%%agent -m nonsense\nx": "names no provider",
         f"%%agent -m {model} --max-turns 0\nx": "--max-turns",
         f"%%agent -m {model} -f nope.csv\nx": "nope.csv does not exist",
+        f"%%agent -m {model} -f large -n new\nx": "%sandbox limits new --disk SIZE",
         f"%%agent -m {model} -o a-b\nx": "no name of a variable",
         f"%%agent -m {model}\n  ": "the cell is empty",
         "%%agent --nonsense\nx": "unrecognized arguments",

@@ -79,10 +79,10 @@ def main() -> None:
 
 
 def _say(error: str) -> None:
-    from lis_kernel.tools.terminal import plain_text
+    from lis_kernel.tools.terminal import for_people
 
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    console.print(Text.assemble(("error: ", "bold red"), plain_text(error)))
+    console.print(Text.assemble(("error: ", "bold red"), for_people(error)))
 
 
 def _open_streams() -> None:

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lis_kernel.attacks import Finding, attack
-from lis_kernel.tools.terminal import plain_text
+from lis_kernel.tools.terminal import for_people
 
 __all__ = ["attack_backend"]
 
@@ -49,8 +49,8 @@ def _print(console: Console, findings: Sequence[Finding], every: bool) -> None:
             table.add_row(
                 f"[{color}]{finding.result}[/]",
                 escape(f"{finding.family}: {finding.name.replace('_', ' ')}"),
-                escape(plain_text(finding.stopped_by)),
-                escape(plain_text(finding.canary)),
+                escape(for_people(finding.stopped_by)),
+                escape(for_people(finding.canary)),
             )
         console.print(table)
     breaches = sum(finding.result == "breached" for finding in findings)

@@ -7,6 +7,8 @@ a model or a sandbox said is stripped of control characters before it is printed
 
 from __future__ import annotations
 
+import html
+import re
 import sys
 import time
 from collections import Counter
@@ -26,7 +28,7 @@ from rich.text import Text
 from lis_kernel.agent import events
 from lis_kernel.kernel.outputs import Shown
 from lis_kernel.tools.observation import befell
-from lis_kernel.tools.terminal import plain_text
+from lis_kernel.tools.terminal import for_people, one_line
 from lis_kernel.types import CellResult, Observation, Output, StopReason, ToolCall, Usage
 
 __all__ = ["LineView", "TerminalView", "View", "view_for"]
@@ -63,12 +65,21 @@ class View(AbstractContextManager["View"]):
 
 def clipped(text: str, limit: int) -> str:
     """The first lines of `text`, safe to print, with a note of how many are left out."""
-    lines = [line[:400] for line in plain_text(text).rstrip("\n").split("\n")]
+    lines = [line[:400] for line in for_people(text).rstrip("\n").split("\n")]
     if len(lines) <= limit:
         return "\n".join(lines)
     head = lines[: limit * 2 // 3]
     tail = lines[-(limit - len(head)) :]
     return "\n".join([*head, f"… {len(lines) - limit} more lines …", *tail])
+
+
+def markdown(text: str) -> Markdown:
+    """`text`, safe to print, as Markdown, in which `&#x202e;` and `&rlm;` would be characters."""
+
+    def checked(entity: re.Match[str]) -> str:
+        return entity[0] if for_people(html.unescape(entity[0])) else "\ufffd"
+
+    return Markdown(re.sub(r"&#?\w+;", checked, text))
 
 
 def output_text(output: Output) -> str:
@@ -115,7 +126,7 @@ def highlighted(call: ToolCall, source: str, limit: int) -> Syntax:
 
 def fetching(event: events.Fetching) -> str:
     """How far something slow is, in words and with a bar."""
-    done, total, label = event.done, event.total, plain_text(event.label)
+    done, total, label = event.done, event.total, one_line(event.label)
     part = min(1.0, done / total) if total else 0.0
     bar = "━" * round(30 * part) + "─" * (30 - round(30 * part))
     if event.unit == "parts":
@@ -131,7 +142,7 @@ def money(usage: Usage) -> str:
 
 def reached(verdicts: Mapping[str, int]) -> str:
     """The limits that cells ran into, e.g. `oom 2×, timeout 1×`."""
-    return ", ".join(f"{plain_text(name)} {count}×" for name, count in verdicts.items())
+    return ", ".join(f"{one_line(name)} {count}×" for name, count in verdicts.items())
 
 
 def note_of(result: CellResult) -> str:
@@ -151,36 +162,53 @@ class LineView(View):
         match event:
             case events.RunStarted(path, task, config):
                 self._say(f"task: {clipped(task.prompt, 6)}")
-                self._say(f"model: {config.model.name}, sandbox: {config.sandbox.backend}")
+                model, backend = one_line(config.model.name), one_line(config.sandbox.backend)
+                self._say(f"model: {model}, sandbox: {backend}")
                 self._say(f"notebook: {path}")
             case events.Note(text):
-                self._say(f"note: {plain_text(text)}")
+                self._say(f"note: {for_people(text)}")
             case events.Fetching():
                 if (now := time.monotonic()) >= self._next_line:
                     self._next_line = now + QUIET_SECONDS
                     self._say(fetching(event))
             case events.ReplyFinished(reply, said, usage):
                 self._say(f"--- {money(usage)}, {reply.seconds:.1f} s")
-                if text := plain_text(said).strip():
+                if text := for_people(said).strip():
                     self._say(text)
             case events.CallStarted(call, source):
                 self._shown = Shown(tail=TAIL_CHARS)
-                self._say(f">>> {call.name}\n{clipped(source, 30)}")
+                self._say(f">>> {one_line(call.name)}\n{clipped(source, 30)}")
             case events.CallOutput(kind, content):
                 self._shown.feed(kind, content)
             case events.CallFinished(result, observation):
-                if (text := printed(self._shown.outputs)).strip():
-                    self._say(clipped(text, 2 * OUTPUT_LINES))
+                self._say_printed()
                 word = "failed" if observation.is_error else "ok"
                 note = note_of(result)
                 self._say(f"<<< {word}, {result.seconds:.2f} s{note and f': {note}'}")
             case events.RunEnded(reason, detail, answer, path):
-                self._say(f"stopped: {reason.value} {plain_text(detail)}".rstrip())
-                self._say(f"answer: {plain_text(answer)}" if answer is not None else "no answer")
+                self._say(f"stopped: {reason.value} {for_people(detail)}".rstrip())
+                self._say(f"answer: {for_people(answer)}" if answer is not None else "no answer")
                 self._say(f"notebook: {path}")
+            case events.Paused():
+                self._say("paused: people may run cells, `lis resume` hands back to the model")
+            case events.Resumed():
+                self._say("resumed: the model goes on")
+            case events.Said(text):
+                self._say(f"told: {clipped(text, 30)}")
+            case events.HumanStarted(source):
+                self._shown = Shown(tail=TAIL_CHARS)
+                self._say(f">>> a person\n{clipped(source, 30)}")
+            case events.HumanFinished(result):
+                self._say_printed()
+                note = note_of(result)
+                self._say(f"<<< {result.status}, {result.seconds:.2f} s{note and f': {note}'}")
             case _:
                 return
         sys.stdout.flush()
+
+    def _say_printed(self) -> None:
+        if (text := printed(self._shown.outputs)).strip():
+            self._say(clipped(text, 2 * OUTPUT_LINES))
 
 
 class TerminalView(View):
@@ -190,7 +218,6 @@ class TerminalView(View):
         self.console = console or Console(highlight=False)
         self._started = time.monotonic()
         self._turn = 0
-        self._model = ""
         self._usage = Usage()
         self._said = ""
         self._thought = ""
@@ -224,7 +251,7 @@ class TerminalView(View):
             style="dim",
         )
         tail = (self._said or self._thought or printed(self._shown.outputs)).rstrip()
-        lines = plain_text(tail).split("\n")[-MOVING_LINES:] if tail else []
+        lines = for_people(tail).split("\n")[-MOVING_LINES:] if tail else []
         lines += self._fetching.values()
         width = max(20, self.console.width - 4)
         shown = Text(
@@ -236,15 +263,16 @@ class TerminalView(View):
         say = self.console.print
         match event:
             case events.RunStarted(_, task, config):
-                self._model, self._max_turns = config.model.name, config.budget.turns
+                self._max_turns = config.budget.turns
                 names = ", ".join(path.name for path in task.files)
                 prompt = Text(clipped(task.prompt, 12))
                 if names:
-                    prompt.append(f"\nfiles: {plain_text(names)}", style="dim")
-                name = Text(f"{self._model} · {config.sandbox.backend}")
+                    prompt.append(f"\nfiles: {one_line(names, 2000)}", style="dim")
+                model, backend = one_line(config.model.name), one_line(config.sandbox.backend)
+                name = Text(f"{model} · {backend}")
                 say(Panel(prompt, title=name, title_align="left", border_style="blue"))
             case events.Note(text):
-                say(Text(f"  {plain_text(text)}", style="yellow"))
+                say(Text(f"  {for_people(text)}", style="yellow"))
             case events.Fetching(done, total, label):
                 self._fetching[label] = fetching(event)
                 if done >= total:
@@ -260,13 +288,13 @@ class TerminalView(View):
             case events.ReplyFinished(_, said, usage):
                 self._usage, self._said, self._thought = usage, "", ""
                 say(Rule(Text(f"turn {self._turn}", style="dim"), align="left", style="dim"))
-                if text := plain_text(said).strip():
-                    say(Padding(Markdown(text), (0, 0, 0, 2)))
+                if text := for_people(said).strip():
+                    say(Padding(markdown(text), (0, 0, 0, 2)))
             case events.CallStarted(call, source):
-                self._doing, self._shown = f"{call.name} is running", Shown(tail=TAIL_CHARS)
+                tool = one_line(call.name)
+                self._doing, self._shown = f"{tool} is running", Shown(tail=TAIL_CHARS)
                 body = highlighted(call, source, 30)
-                name = Text(call.name)
-                say(Panel(body, title=name, title_align="left", border_style="dim"))
+                say(Panel(body, title=Text(tool), title_align="left", border_style="dim"))
             case events.CallOutput(kind, content):
                 self._shown.feed(kind, content)
             case events.CallFinished(result, observation):
@@ -316,11 +344,11 @@ class TerminalView(View):
     def _end(self, reason: StopReason, detail: str, answer: str | None, path: str) -> None:
         good = reason is StopReason.SUBMITTED
         seconds = time.monotonic() - self._started
-        body = Text(plain_text(answer) if answer is not None else "no answer file")
+        body = Text(for_people(answer) if answer is not None else "no answer file")
         if not good and answer is not None:
             body.append("\n(not submitted: do not rely on it)", style="yellow")
         if detail:
-            body.append(f"\n{plain_text(detail)}", style="red")
+            body.append(f"\n{for_people(detail)}", style="red")
         if self._verdicts:
             body.append(f"\nlimits reached: {reached(self._verdicts)}", style="yellow")
         turns = f"{self._turn} turn{'s' if self._turn != 1 else ''}"

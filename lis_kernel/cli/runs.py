@@ -25,7 +25,9 @@ from rich.text import Text
 from lis_kernel.agent.remote import LiveRun, ask, find
 from lis_kernel.errors import ConfigError
 from lis_kernel.server.attaching import attach_notebook, notebook_name
-from lis_kernel.server.listing import Run, line, listed
+from lis_kernel.server.listing import Run, listed
+from lis_kernel.server.strict_json import json_text
+from lis_kernel.tools.terminal import one_line
 
 __all__ = ["attach", "pause", "resume", "runs", "say", "stop"]
 
@@ -74,10 +76,10 @@ def runs(
     """
     found = asyncio.run(listed(out))
     if as_json:
-        print(json.dumps([run.model_dump(mode="json") for run in found], indent=2))
+        print(json_text([run.model_dump(mode="json") for run in found], indent=2))
         return
     if not found:
-        print(f"no runs in {line(str(out))}")
+        print(f"no runs in {one_line(str(out))}")
         return
     ended = [run for run in found if not run.live]
     shown = [run for run in found if run.live] + (ended if every else ended[:SHOWN])
@@ -132,11 +134,11 @@ def _figures(run: Run) -> list[str]:
         return [""] * 5
     turns = f"{run.turns}/{run.max_turns}" if run.max_turns else str(run.turns)
     cost = f"${run.cost_usd:.4f}" if run.cost_usd else ""
-    return [line(model, 32), turns, f"{run.tokens:,}", cost, duration(run.seconds)]
+    return [one_line(model, 32), turns, f"{run.tokens:,}", cost, duration(run.seconds)]
 
 
 def _said(run: Run) -> Text:
-    return Text(line(run.answer)) if run.answer else Text(line(run.detail), style="dim")
+    return Text(one_line(run.answer)) if run.answer else Text(one_line(run.detail), style="dim")
 
 
 def _style(state: str) -> str:
@@ -148,8 +150,9 @@ def where(path: Path) -> str:
     """A run's folder, as short as it can be written here."""
     folder = path.parent
     with contextlib.suppress(ValueError, OSError):
-        folder = folder.resolve().relative_to(Path.cwd())
-    return line(str(folder), 60)
+        # a loop of links, too, has a real path, but cannot be resolved
+        folder = Path(os.path.realpath(folder)).relative_to(Path.cwd())
+    return one_line(str(folder), 60)
 
 
 def duration(seconds: float) -> str:
@@ -189,7 +192,7 @@ def attach(
         facts = {"run": live.id, "connection_file": path, "console": command, "notebook": written}
         print(json.dumps(facts, indent=2))
         return
-    print(f"run         {line(live.id)}")
+    print(f"run         {one_line(live.id)}")
     print(f"terminal    {shlex.join(command)}")
     if written:
         print(f"JupyterLab  open {written}")
@@ -248,7 +251,7 @@ def _do(run: str | None, what: str, as_json: bool, **words: Any) -> None:
         print(json.dumps({"run": live.id, "state": state}, indent=2))
     else:
         said = {"stop": "stopping", "say": f"told, {state}"}.get(what, state)
-        print(f"{line(live.id)}: {said}")
+        print(f"{one_line(live.id)}: {said}")
 
 
 def _ask(live: LiveRun, do: str, **words: Any) -> dict[str, Any]:

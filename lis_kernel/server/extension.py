@@ -5,6 +5,7 @@ One `LisServer` a server, made when the extension is loaded; `c.LisServer` confi
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,7 +58,8 @@ class LisServer(LoggingConfigurable):
     def lab_url(self, path: Path) -> str | None:
         """Where a browser opens a file in JupyterLab, or Notebook; None if it lies elsewhere."""
         try:
-            steps = path.resolve().relative_to(self.root).parts
+            # one bad link is no reason to fail: `Path.resolve` raises RuntimeError for a loop
+            steps = Path(os.path.realpath(path)).relative_to(self.root).parts
             name = quote("/".join(steps))
         except (ValueError, OSError):  # not below the root, or no Unicode
             return None

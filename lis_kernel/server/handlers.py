@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 from collections.abc import AsyncGenerator, Iterator
 from http import HTTPStatus
@@ -29,7 +28,8 @@ from lis_kernel.server.extension import LOGOS, STATIC, LisServer
 from lis_kernel.server.listing import Run, listed, of_live, of_summary
 from lis_kernel.server.page import PageHandler, ToPageHandler
 from lis_kernel.server.starting import start
-from lis_kernel.trajectory.summary import summary
+from lis_kernel.server.strict_json import json_text
+from lis_kernel.trajectory.summary import summary, there
 
 __all__ = ["routes"]
 
@@ -65,7 +65,7 @@ class Handler(APIHandler):
             words = {"message": error.log_message.replace("%%", "%")}
         else:
             words = {"message": HTTPStatus(status_code).phrase}
-        self.finish(json.dumps(words))
+        self.finish(json_text(words))
 
     def words(self) -> dict[str, Any]:
         """The request's JSON object; empty if there is no body."""
@@ -79,7 +79,8 @@ class Handler(APIHandler):
     async def live(self, name: str) -> LiveRun | None:
         """The live run with this id, the server's own before others of its name."""
         found = [run for run in await asyncio.to_thread(live_runs) if run.id == name]
-        ours = [run for run in found if Path(run.path) == self.notebook(name).resolve()]
+        here = os.path.realpath(self.notebook(name))
+        ours = [run for run in found if run.path == here]
         if len(found := ours or found) > 1:
             raise Refused(409, f"{len(found)} live runs are called {name}: use `lis` and a path.")
         return found[0] if found else None
@@ -96,7 +97,7 @@ class Handler(APIHandler):
             if (live := await self.live(name)) is not None:
                 return await of_live(live)
         path = self.notebook(name)
-        if not os.path.lexists(path):
+        if not there(path):
             raise Refused(404, f"there is no run {name!r}")
         return of_summary(await asyncio.to_thread(summary, path))
 
@@ -139,7 +140,7 @@ class RunsHandler(Handler):
         self.lis.reap()
         with explained(500):
             runs = await listed(self.lis.runs)
-        self.finish(json.dumps({"runs": [self.row(run, CLIPPED) for run in runs]}))
+        self.finish(json_text({"runs": [self.row(run, CLIPPED) for run in runs]}))
 
     @web.authenticated
     @authorized
@@ -150,7 +151,7 @@ class RunsHandler(Handler):
         self.lis.started.append(started.process)
         self.log.info("lis_kernel: run %s is process %d", started.id, started.process.pid)
         self.set_status(202 if started.id is None else 201)
-        self.finish(json.dumps({"id": started.id, "pid": started.process.pid}))
+        self.finish(json_text({"id": started.id, "pid": started.process.pid}))
 
 
 class RunHandler(Handler):
@@ -159,7 +160,7 @@ class RunHandler(Handler):
     @web.authenticated
     @authorized
     async def get(self, name: str) -> None:
-        self.finish(json.dumps(self.row(await self.run(name))))
+        self.finish(json_text(self.row(await self.run(name))))
 
 
 class ActionHandler(Handler):
@@ -178,7 +179,7 @@ class ActionHandler(Handler):
             answer = await ask(live, action, **words)
         if action == "attach":
             answer |= await self.joined(live)
-        self.finish(json.dumps(answer))
+        self.finish(json_text(answer))
 
     def text(self) -> str:
         text = self.words().get("text")
@@ -239,7 +240,7 @@ class EventsHandler(Handler):
         return reading.result()
 
     async def tell(self, event: dict[str, Any]) -> None:
-        self.write(f"data: {json.dumps(event)}\n\n")
+        self.write(f"data: {json_text(event)}\n\n")
         await self.flush()
 
     def on_connection_close(self) -> None:
@@ -255,7 +256,7 @@ class SandboxesHandler(Handler):
     async def get(self) -> None:
         with explained(500):
             rows = await asyncio.to_thread(sandboxes.sandboxes)
-        self.finish(json.dumps({"sandboxes": rows}))
+        self.finish(json_text({"sandboxes": rows}))
 
 
 class StopSandboxHandler(Handler):
@@ -271,7 +272,7 @@ class StopSandboxHandler(Handler):
             raise Refused(409, f"sandbox {name}: {error}") from error
         if row is None:
             raise Refused(404, f"there is no sandbox {name!r}")
-        self.finish(json.dumps({"removed": row}))
+        self.finish(json_text({"removed": row}))
 
 
 def routes(lis: LisServer) -> list[tuple[Any, ...]]:

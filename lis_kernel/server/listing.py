@@ -13,11 +13,10 @@ from typing import Any
 
 from lis_kernel.agent.remote import LiveRun, ask, live_runs
 from lis_kernel.errors import LisKernelError
-from lis_kernel.tools.terminal import plain_text
 from lis_kernel.trajectory.summary import Summary, summaries, summary
 from lis_kernel.types import Usage, Value
 
-__all__ = ["Run", "line", "listed", "of_live", "of_summary"]
+__all__ = ["Run", "listed", "of_live", "of_summary"]
 
 PATIENCE = 3.0
 """Seconds for a live run to say how it is."""
@@ -116,9 +115,3 @@ def of_summary(run: Summary) -> Run:
         path=run.path,
         files=run.files,
     )
-
-
-def line(text: str, most: int = 200) -> str:
-    """`text` in one line that is safe to print."""
-    words = " ".join(plain_text(text[: 4 * most]).split())
-    return words if len(words) <= most else words[: most - 1] + "…"

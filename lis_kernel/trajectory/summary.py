@@ -8,6 +8,7 @@ A file that cannot be read is listed with the reason. Used by `lis runs` and `se
 from __future__ import annotations
 
 import calendar
+import errno
 import json
 import os
 import stat
@@ -21,11 +22,13 @@ from lis_kernel.errors import SchemaError
 from lis_kernel.trajectory.notebook import KEY, SCHEMA
 from lis_kernel.types import StopReason, Usage, Value
 
-__all__ = ["Summary", "summaries", "summary"]
+__all__ = ["Summary", "summaries", "summary", "there"]
 
 NOTEBOOK = "trajectory.ipynb"
 TAIL_BYTES = 64_000
 """Read first from the end; eight times as much while the metadata does not begin in it."""
+MOST = 1e15
+"""Of any number in an outcome: JavaScript counts so far, and a list has room for it."""
 METADATA = b'\n "metadata": {'
 """Top-level key as nbformat lays it out: no string in JSON can hold a raw newline."""
 
@@ -65,19 +68,17 @@ def summaries(out: Path, without: Collection[Path] = ()) -> list[Summary]:
         return []
     skipped = {os.path.realpath(path) for path in without}
     runs = [
-        summary(path) for path in found if _there(path) and os.path.realpath(path) not in skipped
+        summary(path) for path in found if there(path) and os.path.realpath(path) not in skipped
     ]
     return sorted(runs, key=lambda run: (run.created, run.id), reverse=True)
 
 
-def _there(path: Path) -> bool:
+def there(path: Path) -> bool:
     """Whether there is something of this name, be it out of reach."""
     try:
         path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError:
-        pass
+    except OSError as error:
+        return error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
     return True
 
 
@@ -152,11 +153,21 @@ def _summary(path: Path, ours: dict[str, Any], cells: list[Any] | None, saved: f
     if cells is None:
         names = ("stop_reason", "detail", "answer", "turns", "usage", "seconds", "files")
         facts |= {name: ours[name] for name in names}
-        return Summary.model_validate(facts)
+        return _plausible(facts)
     turns = [own for own in map(_own, cells) if own.get("kind") == "turn"]
     usage = sum((Usage.model_validate(own["reply"]["usage"]) for own in turns), Usage())
     facts |= {"turns": len(turns), "usage": usage, "seconds": max(0.0, saved - created)}
-    return Summary.model_validate(facts)
+    return _plausible(facts)
+
+
+def _plausible(facts: dict[str, Any]) -> Summary:
+    """Raises ValueError: a number can be none of a run's; Python reads `Infinity` and `NaN`."""
+    run = Summary.model_validate(facts)
+    numbers = {"turns": run.turns, "seconds": run.seconds, **run.usage.model_dump()}
+    for name, number in numbers.items():
+        if number is not None and not 0 <= number <= MOST:
+            raise ValueError(f"{name} is {number}")
+    return run
 
 
 def _own(cell: Any) -> dict[str, Any]:

@@ -136,6 +136,31 @@ def test_finished_runs_one_a_line(script: Any, tmp_path: Path) -> None:
     assert "two lines :x: [b]bold[/b]" in narrow
 
 
+@pytest.mark.parametrize("number", ["Infinity", "NaN", "-1", "1e999", "1" + "0" * 300])
+def test_one_bad_notebook_is_one_bad_line(script: Any, tmp_path: Path, number: str) -> None:
+    lis("run", "good", "-m", script(call("submit", answer="fine")), cwd=tmp_path)
+    (good,) = (tmp_path / "runs").glob("*/trajectory.ipynb")
+    for name in ("seconds", "turns", "cost_usd"):
+        notebook = json.loads(good.read_text())
+        ours = notebook["metadata"]["lis_kernel"]
+        (ours["usage"] if name == "cost_usd" else ours)[name] = 123.25
+        (tmp_path / "runs" / name).mkdir()
+        text = json.dumps(notebook, indent=1).replace("123.25", number)
+        (tmp_path / "runs" / name / "trajectory.ipynb").write_text(text)
+    (tmp_path / "runs" / "loop").mkdir()
+    (tmp_path / "runs" / "loop" / "trajectory.ipynb").symlink_to("trajectory.ipynb")
+    (tmp_path / "runs" / "itself").symlink_to("itself")
+    done = lis("runs", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()[1:]
+    assert len(lines) == 6 and sum("damaged" in line for line in lines) == 5
+    assert sum("fine" in line for line in lines) == 1
+    done = lis("runs", "--json", cwd=tmp_path)
+    rows = {row["id"]: row for row in json.loads(done.stdout, parse_constant=pytest.fail)}
+    bad = {name for name, row in rows.items() if row["state"] == "damaged"}
+    assert bad == {"seconds", "turns", "cost_usd", "loop", "itself"}
+
+
 def test_only_the_last_are_shown_unless_all_are_asked_for(tmp_path: Path) -> None:
     for n in range(30):
         folder = tmp_path / "runs" / f"run-{n}"
@@ -211,6 +236,20 @@ def test_several_runs_must_be_named(script: Any, tmp_path: Path) -> None:
         assert lis("stop", two.id).returncode == 0
         assert two.process.wait(60) == 130
         assert one.row["state"] == "running"
+
+
+def test_an_empty_name_is_no_run(script: Any, tmp_path: Path) -> None:
+    """`lis stop "$RUN"` where RUN is not set, in whatever folder."""
+    with Live(script, tmp_path) as live:
+        for words in (["stop", ""], ["say", "", "text"], ["attach", ""]):
+            done = lis(*words, cwd=tmp_path / "runs" / live.id)
+            assert (done.returncode, done.stdout) == (2, "")
+            assert "RUN: it is empty. Name a run, or leave RUN out" in done.stderr
+        assert live.row["state"] == "running"
+        (tmp_path / "loop").symlink_to("loop")
+        for name in ("x" * 5000, "loop"):
+            done = lis("stop", name, cwd=tmp_path)
+            assert done.returncode == 2 and "no live run is called" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -183,6 +183,25 @@ def test_a_damaged_outcome_is_listed_with_the_reason(tmp_path: Path, changed: An
     assert "damaged" in summary(record(tmp_path / "run", **changed)).damage
 
 
+NO_NUMBERS = [float("inf"), float("-inf"), float("nan"), -1, 10**400, 1e16]
+
+
+@pytest.mark.parametrize("number", NO_NUMBERS)
+def test_numbers_that_no_run_has(tmp_path: Path, number: float) -> None:
+    """Python's JSON knows `Infinity` and `NaN`; who asks for the list might not."""
+    for n, name in enumerate(("seconds", "turns", "cost_usd", "input_tokens", "output_tokens")):
+        used = {"usage": {**OUTCOME["usage"], name: number}}
+        changed = {name: number} if name in OUTCOME else used
+        listed = summary(record(tmp_path / f"run-{n}", **changed))
+        assert "metadata is damaged" in listed.damage
+        assert (listed.seconds, listed.turns, listed.usage) == (0.0, 0, Usage())
+    killed = record(tmp_path / "killed", stop_reason=None)
+    text = killed.read_text()
+    assert text.count('"cost_usd": 0.25') == 2
+    killed.write_text(text.replace('"cost_usd": 0.25', f'"cost_usd": {json.dumps(number)}'))
+    assert "metadata is damaged" in summary(killed).damage
+
+
 def test_a_notebook_cut_anywhere(tmp_path: Path) -> None:
     path = record(tmp_path / "run", printed="y" * 500)
     whole = path.read_bytes()

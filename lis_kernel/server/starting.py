@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import os
 import secrets
@@ -19,12 +20,12 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 from lis_kernel.agent.remote import live_runs
 from lis_kernel.errors import ConfigError
 from lis_kernel.models import split_name
-from lis_kernel.tools.terminal import plain_text
+from lis_kernel.tools.terminal import for_people, one_line
 
 __all__ = ["OPTIONS", "Started", "arguments", "start"]
 
@@ -51,6 +52,8 @@ BACKENDS = ("zygote", "bubblewrap", "docker", "podman")
 SECONDS = 60.0
 """Until a run that neither lives nor ended is left to itself."""
 LOG = "run.log"
+LONGEST = 10_000
+"""Characters of a setting; the kernel takes 131,071 bytes as one argument of a program."""
 
 
 class Started(NamedTuple):
@@ -76,14 +79,54 @@ def arguments(words: Mapping[str, Any], root: Path) -> list[str]:
         if name not in OPTIONS:
             known = f"Known: task, files, {', '.join(OPTIONS)}."
             raise ConfigError(name, "unknown setting, or one for the command line only.", known)
-        if not isinstance(value, str | int | float) or isinstance(value, bool):
-            raise ConfigError(name, f"{value!r} is neither text nor a number.")
+        _check_value(name, value)
         if name == "model":
             _check_model(str(value), root)
         if name == "backend" and value not in BACKENDS:
             raise ConfigError(name, f"{value!r} is not to be had here.", f"One of {BACKENDS}.")
         made.append(f"{OPTIONS[name]}={value}")
     return made
+
+
+def _check_value(name: str, value: Any) -> None:
+    """See that `lis run` can read what is given to it; what it means is for it to judge."""
+    if not isinstance(value, str | int | float) or isinstance(value, bool):
+        raise ConfigError(name, f"{_short(value)} is neither text nor a number.")
+    text = str(value)
+    if "\0" in text or len(text) > LONGEST or not _encodes(text):
+        raise ConfigError(name, f"{_short(value)} is too long, or no text.")
+    kind = _kinds().get(name, str)
+    try:
+        kind(text)
+    except ValueError as error:
+        what = "integer" if kind is int else "number"
+        raise ConfigError(name, f"{_short(value)} is not a valid {what}.") from error
+
+
+@functools.cache
+def _kinds() -> dict[str, type[int] | type[float]]:
+    """The numbers among the settings: the parameters of `lis run` have the same names."""
+    from lis_kernel.cli.run import run
+
+    hints = {name: hint for name, hint in get_type_hints(run).items() if name in OPTIONS}
+    return {
+        name: kind
+        for name, hint in hints.items()
+        for kind in (int, float)
+        if kind is hint or kind in get_args(hint)
+    }
+
+
+def _encodes(text: str) -> bool:
+    try:
+        os.fsencode(text)
+    except UnicodeError:
+        return False
+    return True
+
+
+def _short(value: Any) -> str:
+    return one_line(repr(value), 80)
 
 
 def _check_model(name: str, root: Path) -> None:
@@ -198,10 +241,12 @@ def _id_of(pid: int, log: Path, ended: bool) -> str | None:
 
 def _refused(said: str) -> ConfigError:
     """What `lis run` said before it gave up, in the words of the request."""
-    lines = plain_text(said).strip().splitlines() or ["the run ended without a word"]
-    last = next((line for line in reversed(lines) if line.startswith("error: ")), lines[-1])
-    field, found, problem = last.removeprefix("error: ").partition(": ")
+    lines = for_people(said).strip().splitlines() or ["the run ended without a word"]
+    framed = " ".join(line.strip("│ ") for line in lines if line.startswith("│"))  # by typer
+    ours = (line for line in reversed(lines) if line.startswith("error: "))
+    last = next(ours, framed or lines[-1]).removeprefix("error: ")
     names = {option: name for name, option in OPTIONS.items()} | {"--files": "files"}
-    if not found:
+    field, _, problem = last.partition(": ")
+    if not problem or " " in field:  # a sentence, with a colon or without
         return ConfigError("run", last)
     return ConfigError(names.get(field, field), problem)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from run_server import BASE, Server
 
+from lis_kernel.server.starting import _refused
 from lis_kernel.trajectory import load
 
 pytestmark = pytest.mark.bwrap
@@ -154,6 +155,15 @@ def test_a_run_that_does_not_answer(server: Server, script: Any) -> None:
         ({"task": "x", "model": "scripted:out/passwd"}, "model", "not below"),
         ({"task": "x", "max_turns": 0}, "max_turns", "greater than 0"),
         ({"task": "x", "max_turns": True}, "max_turns", "neither text nor a number"),
+        ({"task": "x", "max_turns": "abc"}, "max_turns", "'abc' is not a valid integer"),
+        ({"task": "x", "max_turns": 2.5}, "max_turns", "2.5 is not a valid integer"),
+        ({"task": "x", "max_tokens": 1e400}, "max_tokens", "inf is not a valid integer"),
+        ({"task": "x", "cpus": "x"}, "cpus", "'x' is not a valid number"),
+        ({"task": "x", "timeout": "1e400"}, "timeout", "finite"),
+        ({"task": "x", "network": "a\0b"}, "network", "too long, or no text"),
+        ({"task": "x", "network": "\ud800"}, "network", "too long, or no text"),
+        ({"task": "x", "network": "x" * 200_000}, "network", "too long, or no text"),
+        ({"task": "x", "model": "anthropic/x"}, "run", "run: No API key. Set the environment"),
         ({"task": "x", "network": "100% open"}, "network", "100% open"),
         ({"task": "x", "memory": "--root"}, "memory", "no size"),
         ({"task": "x", "backend": "local"}, "backend", "not to be had here"),
@@ -188,6 +198,15 @@ def test_a_wrong_setting_is_named_and_nothing_starts(
     assert said in answer.message
     assert sorted(server.runs.glob("*")) == before
     assert list(server.runs.glob(".*")) == []
+
+
+def test_what_the_command_line_refuses_is_read_from_its_frame(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "lis_kernel", "run", "-", "--cpus=x", f"--out={tmp_path}"]
+    done = subprocess.run(command, input="x", capture_output=True, text=True, check=False)
+    assert (done.returncode, "╰" in done.stderr) == (2, True)
+    refused = _refused(done.stderr)
+    assert refused.problem.startswith("Invalid value for '--cpus': ")
+    assert not set("╭│╰") & set(str(refused))
 
 
 def test_what_cannot_be_answered_is_explained(server: Server) -> None:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import sys
+import time
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import typer
 
+from lis_kernel.agent import events
 from lis_kernel.cli import options as o
 from lis_kernel.cli.view import view_for
 from lis_kernel.config import DEFAULT_BACKEND, RunConfig, checked
-from lis_kernel.errors import ConfigError
+from lis_kernel.errors import ConfigError, SandboxError, TrajectoryError
 from lis_kernel.kernel.outputs import clean_text
+from lis_kernel.server.strict_json import json_text
 from lis_kernel.trajectory import Trajectory
-from lis_kernel.types import StopReason, Task
+from lis_kernel.types import StopReason, Task, Usage
 
 __all__ = ["exit_code", "run"]
 
@@ -98,9 +102,18 @@ def run(
     prompt = clean_text(sys.stdin.read() if task == "-" else task)
     if not prompt.strip():
         raise ConfigError("TASK", "it is empty.", "Say what is to be done.")
-    paths = tuple(path.resolve() for path in [*(files or []), *(more_files or [])])
-    with o.as_options(o.FIELDS):
-        trajectory = asyncio.run(_run(config, Task(prompt=prompt, files=paths), out, as_json))
+    # no `Path.resolve`, for which a loop of links is a RuntimeError
+    paths = tuple(Path(os.path.realpath(path)) for path in [*(files or []), *(more_files or [])])
+    told = _Told()
+    try:
+        with o.as_options(o.FIELDS):
+            trajectory = asyncio.run(
+                _run(config, Task(prompt=prompt, files=paths), out, as_json, told)
+            )
+    except TrajectoryError as error:  # there is no record that could say how it went
+        if as_json:
+            print(json_text(told.lost(str(error)), indent=2))
+        raise SandboxError(str(error)) from error
     reason = trajectory.stop_reason or StopReason.SANDBOX_ERROR
     if as_json:
         summary = {
@@ -113,18 +126,57 @@ def run(
             "usage": trajectory.usage.model_dump(),
             "seconds": round(trajectory.seconds, 3),
         }
-        print(json.dumps(summary, indent=2))
+        print(json_text(summary, indent=2))
     raise typer.Exit(exit_code(reason))
 
 
-async def _run(config: RunConfig, task: Task, out: Path, quiet: bool) -> Trajectory:
+class _Told:
+    """What a run told of itself, for when its notebook cannot."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._path: Path | None = None
+        self._usage = Usage()
+        self._verdicts: Counter[str] = Counter()
+
+    def __call__(self, event: events.Event) -> None:
+        match event:
+            case events.RunStarted(path):
+                self._path = path
+            case events.ReplyFinished(_, _, usage):
+                self._usage = usage
+            case events.CallFinished(result) if result.verdict is not None:
+                self._verdicts[result.verdict] += 1
+
+    def lost(self, detail: str) -> dict[str, Any]:
+        """The object of --json for a run whose notebook could not be written to its end."""
+        return {
+            "answer": None,
+            "stop_reason": StopReason.SANDBOX_ERROR.value,
+            "detail": detail,
+            "trajectory": None if self._path is None else str(self._path),
+            "files": [],
+            "verdicts": dict(self._verdicts),
+            "usage": self._usage.model_dump(),
+            "seconds": round(time.monotonic() - self._started, 3),
+        }
+
+
+async def _run(
+    config: RunConfig, task: Task, out: Path, quiet: bool, told: events.OnEvent
+) -> Trajectory:
     from lis_kernel.agent import Agent
     from lis_kernel.kernel.pool import Pool
 
     # begun before the model's SDK is loaded, which takes as long as a sandbox
     pool = Pool(1, config=config.sandbox, limits=config.limits, takes=1)
     with view_for(quiet) as view:
-        agent = Agent(config, out=out, on_event=view, pool=pool, listen=True)
+
+        def hear(event: events.Event) -> None:
+            told(event)
+            view(event)
+
+        agent = Agent(config, out=out, on_event=hear, pool=pool, listen=True)
         loop = asyncio.get_running_loop()
         presses = 0
 
@@ -135,7 +187,9 @@ async def _run(config: RunConfig, task: Task, out: Path, quiet: bool) -> Traject
             agent.stop() if presses == 1 else agent.abandon()
 
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, interrupted)
+            # as nohup, or a script for what it runs in the background, has ignored it
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                loop.add_signal_handler(number, interrupted)
         async with pool:
             return await agent.arun(task)
 

@@ -125,6 +125,7 @@ def test_a_terminal_shows_the_run(script, tmp_path) -> None:
         (["--model", "nobody/x"], "--model"),
         (["--model", "scripted:/nowhere.json"], "nowhere.json"),
         (["--files", "/nowhere"], "--files"),
+        (["--files", "{loop}"], "--files"),
         (["--extra-body", "{"], "--extra-body"),
         (["--extra-body", "[1]"], "--extra-body"),
         (["--max-turns", "0"], "--max-turns"),
@@ -152,7 +153,9 @@ def test_a_terminal_shows_the_run(script, tmp_path) -> None:
 def test_bad_usage_names_the_option_and_exits_2(script, tmp_path, arguments, field) -> None:
     model = [] if "--model" in arguments else ["--model", script(call("submit", answer="1"))]
     out = [] if "--out" in arguments else ["--out", tmp_path / "runs"]
-    done = lis("run", "t", *model, *out, *arguments)
+    loop = tmp_path / "loop"
+    loop.symlink_to("loop")
+    done = lis("run", "t", *model, *out, *(word.replace("{loop}", str(loop)) for word in arguments))
     assert done.returncode == 2, done.stdout + done.stderr
     assert field in done.stderr
     assert "Traceback" not in done.stderr
@@ -240,7 +243,8 @@ def test_show_tells_the_whole_story_and_finds_a_change(script, tmp_path) -> None
         assert expected in shown.stdout
     Path(path).write_text(Path(path).read_text().replace("seen", "SEEN"))
     assert "CHANGED" in lis("show", path).stdout
-    assert lis("show", tmp_path / "nothing.ipynb").returncode == 2
+    for name in ("nothing.ipynb", "x" * 5000):
+        assert lis("show", tmp_path / name).returncode == 2
 
 
 def test_show_names_what_it_cannot_show(script, tmp_path) -> None:

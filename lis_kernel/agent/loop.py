@@ -181,7 +181,7 @@ class Run:
         try:
             await self.recorder.saved()
         except TrajectoryError as error:
-            detail = str(error)
+            reason, detail = StopReason.SANDBOX_ERROR, str(error)
             raise
         finally:  # also without its notebook the run is over
             if self.shared is not None:

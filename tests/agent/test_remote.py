@@ -150,7 +150,7 @@ async def test_a_run_whose_folder_goes_is_over_all_the_same(tmp_path: Path) -> N
     with pytest.raises(TrajectoryError, match="cannot be written"):
         await story.run
     ended = await story.until(events.RunEnded)
-    assert "cannot be written" in ended.detail
+    assert ended.stop_reason is StopReason.SANDBOX_ERROR and "cannot be written" in ended.detail
     assert remote.live_runs() == [] and story.agent.state == "idle"
     assert story.agent.messages, "one may go on with the conversation"
 

@@ -102,8 +102,8 @@ def run(
     prompt = clean_text(sys.stdin.read() if task == "-" else task)
     if not prompt.strip():
         raise ConfigError("TASK", "it is empty.", "Say what is to be done.")
-    # no `Path.resolve`, for which a loop of links is a RuntimeError
-    paths = tuple(Path(os.path.realpath(path)) for path in [*(files or []), *(more_files or [])])
+    # a link keeps its own name, and `Path.resolve` raises RuntimeError for a loop of them
+    paths = tuple(Path(os.path.abspath(path)) for path in [*(files or []), *(more_files or [])])
     told = _Told()
     try:
         with o.as_options(o.FIELDS):

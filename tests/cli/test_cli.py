@@ -48,7 +48,8 @@ def call(tool: str, **arguments: object) -> dict:
 
 
 def test_json_is_one_object_with_answer_and_files(script, tmp_path) -> None:
-    (tmp_path / "in put.txt").write_text("42\n")
+    (tmp_path / "SHA256-7.txt").write_text("42\n")
+    (tmp_path / "in put.txt").symlink_to("SHA256-7.txt")  # a link keeps its own name
     model = script(
         call("execute_bash", command="cp '/testbed/input/in put.txt' /testbed/output/copy.txt"),
         call("submit", answer="42"),

@@ -20,7 +20,9 @@ from lis_kernel.sandbox.acting import acting_as
 __all__ = ["put"]
 
 MAX_DEPTH = 100
-"""Folders in each other that are copied: a link to a folder above it would never end."""
+"""Folders in each other that are copied."""
+Places = frozenset[tuple[int, int]]
+"""Folders, by device and inode."""
 OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -44,20 +46,40 @@ def put(source: Path, root: Path, steps: list[str], uid: int) -> None:
         _copy(source, fd, steps[-1] if steps else "", uid, top=True, depth=MAX_DEPTH)
 
 
-def _check(source: Path, depth: int) -> None:
+def _check(source: Path, depth: int, above: Places = frozenset()) -> None:
     """See that all of `source` can be copied."""
     info = source.stat()
     if stat.S_ISDIR(info.st_mode):
         if depth == 0:
             raise SandboxError(f"{source}: more than {MAX_DEPTH} folders in each other")
-        for inner in source.iterdir():
-            if inner.exists():
-                _check(inner, depth - 1)
+        above |= {(info.st_dev, info.st_ino)}
+        for name in _names(source, above):
+            _check(source / name, depth - 1, above)
     elif not stat.S_ISREG(info.st_mode):
         raise SandboxError(f"{source} is neither a file nor a folder")
 
 
-def _copy(source: Path, parent: int, name: str, uid: int, *, top: bool, depth: int) -> None:
+def _names(source: Path, above: Places) -> list[str]:
+    """What a folder holds, but for links that lead nowhere or to a folder `above`: no end."""
+    names = []
+    for name in sorted(os.listdir(source)):
+        if (inner := source / name).exists():
+            info = inner.stat()
+            if (info.st_dev, info.st_ino) not in above:
+                names.append(name)
+    return names
+
+
+def _copy(
+    source: Path,
+    parent: int,
+    name: str,
+    uid: int,
+    *,
+    top: bool,
+    depth: int,
+    above: Places = frozenset(),
+) -> None:
     """Copy `source` to `name` in the open folder `parent`; empty for the folder itself."""
     info = source.stat()
     if stat.S_ISREG(info.st_mode):
@@ -69,10 +91,9 @@ def _copy(source: Path, parent: int, name: str, uid: int, *, top: bool, depth: i
         raise SandboxError(f"{source}: more than {MAX_DEPTH} folders in each other")
     else:
         with _folder(parent, name, uid, info) as fd:
-            for entry in sorted(os.listdir(source)):
-                inner = source / entry
-                if inner.exists():  # a link that leads nowhere is left out
-                    _copy(inner, fd, entry, uid, top=False, depth=depth - 1)
+            above |= {(info.st_dev, info.st_ino)}
+            for entry in _names(source, above):
+                _copy(source / entry, fd, entry, uid, top=False, depth=depth - 1, above=above)
 
 
 def _copy_file(

@@ -2,7 +2,8 @@
 
 `agent/` records each as it goes into the run's sandbox; `kernel/reopened.py` finds them by that
 when the notebook is run again. A folder's digest covers names and contents of all that a sandbox
-is given of it (see `sandbox/inward.py`): links are followed, and those that lead nowhere left out.
+is given of it (see `sandbox/inward.py`): links are followed, but for those that lead nowhere or to
+a folder above them.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from lis_kernel.types import Value
 __all__ = ["Input", "Reading", "record"]
 
 PIECE = 1 << 20
+Places = frozenset[tuple[int, int]]
+"""Folders, by device and inode."""
 MAX_DEPTH = 100
 """Folders in each other, as many as are put into a sandbox."""
 
@@ -70,6 +73,11 @@ def _place(source: Path, folder: Path) -> str | None:
     return os.path.relpath(there, here)
 
 
+def _place_of(path: Path) -> tuple[int, int]:
+    info = path.stat()
+    return info.st_dev, info.st_ino
+
+
 class Reading:
     """Takes digests of files and folders, and copies what it takes the digest of.
 
@@ -99,9 +107,9 @@ class Reading:
             OSError: it cannot be read or copied.
         """
         self._most, self._size = most, 0
-        return self._take(source, copy, MAX_DEPTH)[1], self._size
+        return self._take(source, copy, MAX_DEPTH, frozenset())[1], self._size
 
-    def _take(self, source: Path, copy: Path | None, depth: int) -> tuple[str, str]:
+    def _take(self, source: Path, copy: Path | None, depth: int, above: Places) -> tuple[str, str]:
         # first by its place alone: opening a device may set something off, a fifo may wait
         handle = os.open(source, os.O_PATH | os.O_CLOEXEC)
         try:
@@ -114,7 +122,8 @@ class Reading:
             raise ValueError("it is, or holds, something that is neither a file nor a folder")
         if depth == 0:
             raise ValueError(f"it has more than {MAX_DEPTH} folders in each other")
-        return "folder", self._folder(source, info, copy, depth)
+        above |= {(info.st_dev, info.st_ino)}
+        return "folder", self._folder(source, info, copy, depth, above)
 
     def _file(self, source: str, info: os.stat_result, copy: Path | None) -> str:
         self._spend(info.st_size, dry=True)
@@ -134,7 +143,9 @@ class Reading:
             os.utime(copy, ns=(info.st_atime_ns, info.st_mtime_ns))
         return digest.hexdigest()
 
-    def _folder(self, source: Path, info: os.stat_result, copy: Path | None, depth: int) -> str:
+    def _folder(
+        self, source: Path, info: os.stat_result, copy: Path | None, depth: int, above: Places
+    ) -> str:
         names = []
         with os.scandir(source) as found:
             for entry in found:
@@ -146,9 +157,9 @@ class Reading:
         digest = hashlib.sha256(b"folder\0")
         for name in sorted(names):
             step = os.fsdecode(name)
-            if (source / step).exists():
+            if (source / step).exists() and _place_of(source / step) not in above:
                 inner = None if copy is None else copy / step
-                kind, hashed = self._take(source / step, inner, depth - 1)
+                kind, hashed = self._take(source / step, inner, depth - 1, above)
                 digest.update(f"{kind} {hashed} ".encode() + name + b"\0")
         if copy is not None:
             copy.chmod(info.st_mode & 0o777 | 0o700)

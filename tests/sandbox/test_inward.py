@@ -77,6 +77,28 @@ def test_no_link_is_followed(root: Path, given: Path, tmp_path: Path) -> None:
     assert os.listdir(outside) == []
 
 
+def test_links_to_a_folder_above_are_left_out(root: Path, tmp_path: Path) -> None:
+    """With two of them what is to be copied doubles at each level."""
+    tree = tmp_path / "tree"
+    (tree / "sub").mkdir(parents=True)
+    (tree / "sub" / "file").write_text("x")
+    for name, to in {"current": ".", "sub/up": "..", "sub/latest": ".", "other": "sub"}.items():
+        (tree / name).symlink_to(to)
+    put(tree, root, ["in"], -1)
+    found = sorted(str(path.relative_to(root)) for path in root.rglob("*"))
+    assert found == ["in", "in/other", "in/other/file", "in/sub", "in/sub/file"]
+
+
+def test_what_cannot_be_copied_leaves_nothing(root: Path, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "a").touch()
+    os.mkfifo(tree / "b")
+    with pytest.raises(SandboxError, match="b is neither a file nor a folder"):
+        put(tree, root, ["in"], -1)
+    assert os.listdir(root) == []
+
+
 def test_what_is_in_the_way_is_replaced(root: Path, given: Path, tmp_path: Path) -> None:
     os.mkfifo(root / "pipe")
     put(given, root, ["pipe"], -1)
@@ -91,14 +113,6 @@ def test_what_is_in_the_way_is_replaced(root: Path, given: Path, tmp_path: Path)
     os.mkfifo(tmp_path / "source")
     with pytest.raises(SandboxError, match="neither"):
         put(tmp_path / "source", root, ["a"], -1)
-
-
-def test_a_link_to_a_folder_above_ends(root: Path, tmp_path: Path) -> None:
-    (tmp_path / "tree").mkdir()
-    (tmp_path / "tree" / "up").symlink_to(".")
-    put(tmp_path / "tree", root, ["in"], -1)
-    depth = sum(1 for _ in os.walk(root / "in"))
-    assert 1 < depth < 60, "as far as the system itself follows such a link"
 
 
 SWAP = """

@@ -19,7 +19,7 @@ from lis_kernel.cli.view import view_for
 from lis_kernel.config import DEFAULT_BACKEND, RunConfig, checked
 from lis_kernel.errors import ConfigError, SandboxError, TrajectoryError
 from lis_kernel.kernel.outputs import clean_text
-from lis_kernel.server.strict_json import json_text
+from lis_kernel.tools.strict_json import json_text
 from lis_kernel.trajectory import Trajectory
 from lis_kernel.types import StopReason, Task, Usage
 

@@ -26,7 +26,7 @@ from lis_kernel.agent.remote import LiveRun, ask, find
 from lis_kernel.errors import ConfigError
 from lis_kernel.server.attaching import attach_notebook, notebook_name
 from lis_kernel.server.listing import Run, listed
-from lis_kernel.server.strict_json import json_text
+from lis_kernel.tools.strict_json import json_text
 from lis_kernel.tools.terminal import one_line
 
 __all__ = ["attach", "pause", "resume", "runs", "say", "stop"]

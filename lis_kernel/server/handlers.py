@@ -28,7 +28,7 @@ from lis_kernel.server.extension import LOGOS, STATIC, LisServer
 from lis_kernel.server.listing import Run, listed, of_live, of_summary
 from lis_kernel.server.page import PageHandler, ToPageHandler
 from lis_kernel.server.starting import start
-from lis_kernel.server.strict_json import json_text
+from lis_kernel.tools.strict_json import json_text
 from lis_kernel.trajectory.summary import summary, there
 
 __all__ = ["routes"]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from run_server import Server, strict
 
-from lis_kernel.server.strict_json import json_text
+from lis_kernel.tools.strict_json import json_text
 
 pytestmark = pytest.mark.bwrap
 

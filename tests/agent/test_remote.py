@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,19 @@ from lis_kernel.trajectory import load
 from lis_kernel.types import StopReason
 
 pytestmark = pytest.mark.bwrap
+
+
+@contextlib.asynccontextmanager
+async def at_the_door(facts: dict[str, Any]) -> AsyncIterator[AsyncKernelClient]:
+    """A Jupyter client of a run that was asked to `attach`."""
+    client = AsyncKernelClient(connection_file=facts["connection_file"])
+    client.load_connection_file()
+    client.start_channels()
+    try:
+        await client.wait_for_ready(timeout=20)
+        yield client
+    finally:
+        client.stop_channels()
 
 
 async def test_another_process_watches_pauses_speaks_and_stops(tmp_path: Path) -> None:
@@ -213,11 +228,7 @@ async def test_a_jupyter_client_joins_through_the_door(tmp_path: Path) -> None:
     (live,) = remote.live_runs()
     facts = await remote.ask(live, "attach")
     assert facts == await remote.ask(live, "attach")
-    client = AsyncKernelClient(connection_file=facts["connection_file"])
-    client.load_connection_file()
-    client.start_channels()
-    try:
-        await client.wait_for_ready(timeout=20)
+    async with at_the_door(facts) as client:
         texts: list[str] = []
 
         def hear(message: dict[str, Any]) -> None:
@@ -257,8 +268,6 @@ async def test_a_jupyter_client_joins_through_the_door(tmp_path: Path) -> None:
             others.append(await client.get_iopub_msg(timeout=20))
         moved = next(one for one in others if one["msg_type"] == "update_display_data")["content"]
         assert (moved["data"]["text/plain"], moved["transient"]["display_id"]) == ("21", "bar")
-    finally:
-        client.stop_channels()
     trajectory = await story.end()
     assert trajectory.answer == "1"
     sources = [c["source"] for c in cells(trajectory, "human")]
@@ -273,19 +282,13 @@ async def test_a_cell_at_the_door_is_answered_when_the_run_is_stopped(tmp_path: 
     story.begin()
     await story.until(events.Paused)
     facts = await remote.ask(remote.find(), "attach")
-    client = AsyncKernelClient(connection_file=facts["connection_file"])
-    client.load_connection_file()
-    client.start_channels()
-    try:
-        await client.wait_for_ready(timeout=20)
+    async with at_the_door(facts) as client:
         client.execute("import time; time.sleep(60)")
         await story.until(events.HumanStarted)
         story.agent.stop()
         answer = await client.get_shell_msg(timeout=20)
         assert answer["content"]["ename"] == "SandboxLost"
         assert "the run has ended" in answer["content"]["evalue"]
-    finally:
-        client.stop_channels()
     assert cells(await story.end(), "human")[0]["metadata"]["tags"][-1] == "skip-execution"
 
 
@@ -294,14 +297,8 @@ async def test_cells_at_the_door_wait_for_a_pause(tmp_path: Path) -> None:
     story.begin()
     await story.until(events.CallStarted)
     facts = await remote.ask(remote.find(), "attach")
-    client = AsyncKernelClient(connection_file=facts["connection_file"])
-    client.load_connection_file()
-    client.start_channels()
-    try:
-        await client.wait_for_ready(timeout=20)
+    async with at_the_door(facts) as client:
         answer = await client.execute_interactive("1", timeout=20)
         assert answer["content"]["ename"] == "SandboxBusy"
         assert "pause it" in answer["content"]["evalue"]
-    finally:
-        client.stop_channels()
     assert cells(await story.end(), "human") == []

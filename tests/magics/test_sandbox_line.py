@@ -9,6 +9,8 @@ import zipfile
 import pytest
 from user_notebook import Notebook
 
+from lis_kernel.magics.named import Named
+
 pytestmark = [pytest.mark.bwrap, pytest.mark.timeout(240)]
 
 
@@ -45,6 +47,20 @@ def test_ls_stop_and_restart(notebook: Notebook) -> None:
     assert "which one?" in error(notebook, "%sandbox stop")
     assert text(notebook, "%sandbox stop --all") == "stopped b<b>\n"
     assert "is no order" in error(notebook, "%sandbox dance")
+
+
+def test_notices_go_to_the_cell_of_their_sandbox(capsys: pytest.CaptureFixture[str]) -> None:
+    """Also where cells of several threads begin and end across each other."""
+    named, a, b = Named(), [], []
+    of_a, of_b = named.telling("a", a.append), named.telling("b", b.append)
+    of_a.__enter__()
+    of_b.__enter__()
+    named._say("a", "one")
+    of_a.__exit__(None, None, None)
+    named._say("b", "two")
+    named._say("a", "to nobody's cell")
+    of_b.__exit__(None, None, None)
+    assert (a, b) == (["one"], ["two"]) and capsys.readouterr().out == "to nobody's cell\n"
 
 
 def test_files_in_and_out(notebook: Notebook) -> None:
